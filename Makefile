@@ -1,0 +1,68 @@
+# Everything a newcomer or a contributor needs. `make lab` and `make test` are the two that the README names.
+# All of it needs Go; the modules are fetched once, then everything works offline.
+
+GO       ?= go
+BIN      := bin/nslab
+PREFIX   ?= /usr/local
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+SOURCES  := $(shell find . -name '*.go' -not -path './.cache/*') $(wildcard labs/*/*.md) go.mod go.sum
+
+# The binary is static: it runs inside other root file systems.
+export CGO_ENABLED = 0
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# What the test suite runs besides Go: the system tools that claims are checked with, from outside nslab.
+TEST_TOOLS := strace unshare nsenter setpriv
+
+.DEFAULT_GOAL := help
+.PHONY: help build lab test check fmt vet lint install uninstall tools go clean
+
+help: ## show what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+go:
+	@command -v $(GO) >/dev/null || { echo "make: Go is missing: install Go 1.26 or later, see https://go.dev/dl" >&2; exit 1; }
+
+build: $(BIN) ## build bin/nslab
+$(BIN): $(SOURCES) | go
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/nslab
+
+lab: build ## build nslab, check this machine, run every lab straight through
+	@echo; $(BIN) doctor
+	@echo; $(BIN) run all --auto
+
+test: go tools ## run everything, as root; what is missing is a failure
+	@test "$$(id -u)" = 0 || { echo "make: the suite needs root: sudo make test (or 'make check', which skips what needs it)" >&2; exit 1; }
+	NSLAB_STRICT=1 $(GO) test -count=1 ./...
+
+check: go fmt vet lint ## what a commit needs: format, vet, lint, tests (as far as this user may)
+	$(GO) test ./...
+
+fmt:
+	@out="$$(gofmt -l .)"; test -z "$$out" || { echo "gofmt is needed on:" >&2; echo "$$out" >&2; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+lint: # its configuration, with reasons: staticcheck.conf
+	$(GO) tool staticcheck ./...
+
+tools: # install what the suite needs and this machine lacks, or name it
+	@missing=""; for t in $(TEST_TOOLS); do command -v $$t >/dev/null || missing="$$missing $$t"; done; \
+	test -z "$$missing" && exit 0; \
+	packages="$$(echo $$missing | sed 's/unshare\|nsenter\|setpriv/util-linux/g')"; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$packages; \
+	elif test "$$(id -u)" = 0 && command -v dnf >/dev/null; then dnf install -qy $$packages; \
+	else echo "make: the suite needs$$missing: install the packages $$packages" >&2; exit 1; fi
+
+install: build ## install to $(PREFIX)/bin, with completion for bash
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/nslab
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(BIN) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/nslab
+
+uninstall: ## remove what install installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/nslab $(DESTDIR)$(PREFIX)/share/bash-completion/completions/nslab
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,83 @@
+// Command nslab shows how containers work, by doing each kernel trick for real.
+//
+// This package is wiring: flags become an options struct, which goes to one call. Only main exits, and only main prints
+// errors.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/moby/sys/reexec"
+	"github.com/spf13/cobra"
+)
+
+// The exit statuses of nslab's own commands.
+const (
+	exitFailed  = 1 // a check failed, or something could not be done
+	exitUsage   = 2 // the command line is wrong
+	exitBlocked = 3 // this machine lacks what is needed
+	exitSignal  = 128
+)
+
+// statusError carries an exit status to main. An empty text prints nothing: everything has been said.
+type statusError struct {
+	status int
+	err    error
+	hint   string
+}
+
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// usageError is a command line that nslab cannot make sense of.
+func usageError(hint, format string, args ...any) error {
+	return &statusError{status: exitUsage, err: fmt.Errorf(format, args...), hint: hint}
+}
+
+func main() {
+	// Before anything else: the process may be one that nslab started to sit in new namespaces.
+	if reexec.Init() {
+		return
+	}
+	os.Exit(run())
+}
+
+// run executes the command line and returns the exit status.
+func run() int {
+	root := newRootCmd()
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	status, hint := exitFailed, ""
+	var s *statusError
+	if errors.As(err, &s) {
+		if s.err == nil {
+			return s.status
+		}
+		status, hint = s.status, s.hint
+	}
+	fmt.Fprintln(os.Stderr, "nslab:", err)
+	if hint != "" {
+		fmt.Fprintln(os.Stderr, "hint:", hint)
+	}
+	return status
+}
+
+// commands lists the nouns and verbs of the command line; each has its file.
+var commands = []func(*globals) *cobra.Command{
+	newListCmd,
+	newRunCmd,
+	newDoctorCmd,
+	newSetnsCmd,
+	newCleanCmd,
+	newVersionCmd,
+}

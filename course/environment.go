@@ -1,0 +1,42 @@
+package course
+
+import (
+	"bytes"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// environment is what one run of labs has, shared by all its steps.
+type environment struct {
+	id         string   // names the run: "3f9c-k2d8"
+	dir        string   // its folder below the run root
+	userns     bool     // root only inside a user namespace
+	hostMounts *os.File // the host's /proc/self/mountinfo, opened before the sacrifice left the host's mount namespace
+	journal    *journal
+}
+
+// readAgain reads a file of procfs from its start. An open mountinfo keeps showing the mount namespace it was opened in,
+// as it is at the time of reading, even to a process that may not open it any more.
+func readAgain(f *os.File) ([]byte, error) {
+	var all bytes.Buffer
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	// Not through os.File's own reads: the descriptor is shared with the guard, and its offset with it.
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(int(f.Fd()), buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return all.Bytes(), nil
+		}
+		all.Write(buf[:n])
+	}
+}

@@ -1,0 +1,141 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/trace"
+)
+
+// Etc is what a runtime writes into a container's /etc, since no image can know it.
+type Etc struct {
+	Hostname string
+	Hosts    []HostEntry  // besides localhost
+	Servers  []netip.Addr // name servers
+	Search   []string     // domains
+	Options  []string     // of the resolver: "ndots:2"
+}
+
+// HostEntry is a line of /etc/hosts.
+type HostEntry struct {
+	Address netip.Addr
+	Names   []string
+}
+
+// etcFile is a file below /etc.
+type etcFile struct {
+	name, text string
+	always     bool // replaces what the image has
+}
+
+// WriteEtc writes /etc/hosts and, where they are given, /etc/hostname and resolv.conf; and where the image has none, passwd, group and nsswitch.conf
+// with root and nobody in them.
+//
+// In many images /etc/resolv.conf is a link to /run/systemd/…: writing "to" it would write wherever it leads. So each
+// file is made under another name and renamed over what is there: rename(2) replaces a link and never follows it, and
+// nobody reads half a file.
+func WriteEtc(ctx context.Context, t *Tree, e Etc) (err error) {
+	files, err := e.files()
+	if err != nil {
+		return err
+	}
+	made, err := t.MkdirAll(ctx, "/etc", 0o755)
+	if err != nil {
+		return err
+	}
+	made.Close()
+	// A link may lead elsewhere in the image, but not into something that is mounted there: a volume is the host's.
+	dir, err := t.open(ctx, 0, "/etc", unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY, Resolve: inside | unix.RESOLVE_NO_XDEV})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	for _, f := range files {
+		var st unix.Stat_t
+		if !f.always && unix.Fstatat(int(dir.Fd()), f.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			continue
+		}
+		if err := replaceAt(ctx, dir, f.name, f.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func replaceAt(ctx context.Context, dir *os.File, name, text string) error {
+	at, temporary := int(dir.Fd()), ".nslab-"+name
+	fail := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return &Error{Op: "write", Path: name, In: dir.Name(), Err: err}
+	}
+	// What an earlier run left half done. Anything else of this name is not removed, and O_EXCL refuses it.
+	if err := unix.Unlinkat(at, temporary, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fail(err)
+	}
+	fd, err := unix.Openat(at, temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return fail(err)
+	}
+	f := os.NewFile(uintptr(fd), path.Join(dir.Name(), temporary))
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = trace.Call(ctx, 1,
+			func() string {
+				return fmt.Sprintf("write %d bytes to %s, renameat(%d, %q, %d, %q)", len(text), temporary, at, temporary, at, name)
+			},
+			func() error { return unix.Renameat(at, temporary, at, name) })
+	}
+	if err != nil {
+		return errors.Join(fail(err), unix.Unlinkat(at, temporary, 0))
+	}
+	return nil
+}
+
+// files renders everything, and refuses what would add lines of its own: a host name with a newline in it is an entry
+// in /etc/hosts that nobody asked for.
+func (e Etc) files() ([]etcFile, error) {
+	words := append(append([]string{}, e.Search...), e.Options...)
+	for _, h := range e.Hosts {
+		words = append(words, h.Names...)
+	}
+	for _, w := range append(words, e.Hostname) {
+		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }) {
+			return nil, fmt.Errorf("04-rootfs: name %q for /etc: %w", w, unix.EINVAL)
+		}
+	}
+	var hosts, resolv strings.Builder
+	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, h := range e.Hosts {
+		fmt.Fprintf(&hosts, "%s\t%s\n", h.Address.WithZone(""), strings.Join(h.Names, " "))
+	}
+	for _, s := range e.Servers {
+		fmt.Fprintf(&resolv, "nameserver %s\n", s)
+	}
+	if len(e.Search) > 0 {
+		fmt.Fprintf(&resolv, "search %s\n", strings.Join(e.Search, " "))
+	}
+	if len(e.Options) > 0 {
+		fmt.Fprintf(&resolv, "options %s\n", strings.Join(e.Options, " "))
+	}
+	files := []etcFile{{"hosts", hosts.String(), true}}
+	if e.Hostname != "" {
+		files = append(files, etcFile{"hostname", e.Hostname + "\n", true})
+	}
+	if resolv.Len() > 0 { // a container without a network keeps what its image says
+		files = append(files, etcFile{"resolv.conf", resolv.String(), true})
+	}
+	return append(files, []etcFile{
+		{"passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n", false},
+		{"group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n", false},
+		{"nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n", false},
+	}...), nil
+}

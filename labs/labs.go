@@ -1,0 +1,22 @@
+// Package labs is the course: its labs in the order they are taught. A new lab is one line here.
+package labs
+
+import (
+	"github.com/nslab/nslab/course"
+	pid "github.com/nslab/nslab/labs/01-pid"
+	mount "github.com/nslab/nslab/labs/02-mount"
+	cgroups "github.com/nslab/nslab/labs/03-cgroups"
+	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	setns "github.com/nslab/nslab/labs/06-setns"
+)
+
+// All lists the labs.
+func All() []*course.Lab {
+	return []*course.Lab{
+		&pid.Lab,
+		&mount.Lab,
+		&cgroups.Lab,
+		&rootfs.Lab,
+		&setns.Lab,
+	}
+}
