@@ -16,13 +16,14 @@ import (
 )
 
 // The files of a run: <run root>/labs/<id>/. While any of its processes lives, one of them holds the lock; the kernel
-// frees it with the last, however that ends. So a folder whose lock can be taken is a run that is over.
+// frees it with the last, however that ends. So a folder whose lock can be taken is a run that is over. The names begin
+// with a dot, since the folders of steps lie beside them and are named after the steps, see [T.Dir].
 const (
 	labsFolder  = "labs"
-	journalFile = "journal"
-	lockFile    = "lock"
-	guardFile   = "guard" // the guard: "pid starttime"
-	keptFile    = "kept"  // the process that `--keep` left, likewise
+	journalFile = ".journal"
+	lockFile    = ".lock"
+	guardFile   = ".guard" // the guard: "pid starttime"
+	keptFile    = ".kept"  // the process that `--keep` left, likewise
 )
 
 // RunRoot is the folder for run state, gone at reboot: flag if set, else NSLAB_RUN_ROOT, else /run/nslab for root and the
@@ -110,10 +111,11 @@ func newID(root string) string {
 	return IDPrefix(root) + hex.EncodeToString(random[:])
 }
 
-// IDPrefix is what the ids of all runs below a run root begin with: "3f9c-".
+// IDPrefix is what the ids of all runs below a run root begin with: "3f9c02-". It is long enough that, of a few hundred
+// roots in use at once, no two share one, and short enough to be read in every path.
 func IDPrefix(root string) string {
 	sum := sha256.Sum256([]byte(filepath.Clean(root)))
-	return hex.EncodeToString(sum[:2]) + "-"
+	return hex.EncodeToString(sum[:3]) + "-"
 }
 
 // remove deletes the run's folder. Nothing is mounted below it on the host, or it is left alone: deleting through a

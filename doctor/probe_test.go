@@ -253,7 +253,7 @@ func TestLeftovers(t *testing.T) {
 	if err := os.MkdirAll(run, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := os.Create(filepath.Join(run, "lock"))
+	lock, err := os.Create(filepath.Join(run, ".lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestLeftovers(t *testing.T) {
 	if r := leftovers(root); r.State != StateOK {
 		t.Errorf("a run that goes on: %s, %s", r.State, r.Found.In("en"))
 	}
-	if err := os.WriteFile(filepath.Join(run, "kept"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(run, ".kept"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if r := leftovers(root); r.State != StateNote || !strings.Contains(r.Found.In("en"), "--keep") {
