@@ -30,3 +30,14 @@ func Of(err error) []Condition {
 	}
 	return nil
 }
+
+// Those are the conditions that apply: a probe returns nil for one that does not.
+func Those(all ...*Condition) []Condition {
+	var list []Condition
+	for _, c := range all {
+		if c != nil {
+			list = append(list, *c)
+		}
+	}
+	return list
+}

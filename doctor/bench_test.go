@@ -1,15 +1,17 @@
 package doctor
 
 import (
-	"github.com/nslab/nslab/course"
 	"testing"
+
+	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/coursetest"
 
 	"github.com/nslab/nslab/labs"
 )
 
 // BenchmarkMissing is what each `nslab run` pays before its first step.
 func BenchmarkMissing(b *testing.B) {
-	needRoot(b)
+	coursetest.NeedRoot(b)
 	b.Setenv("NSLAB_RUN_ROOT", b.TempDir())
 	for _, l := range labs.All() {
 		b.Run(l.Name(), func(b *testing.B) {

@@ -18,27 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/coursetest"
 	pid "github.com/nslab/nslab/labs/01-pid"
 )
 
-func TestMain(m *testing.M) {
-	if reexec.Init() {
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// needRoot skips only where nobody insists.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("NSLAB_STRICT") == "1" {
-		t.Fatal("needs root, and NSLAB_STRICT=1 does not let it be skipped")
-	}
-	t.Skip("needs root")
-}
+func TestMain(m *testing.M) { coursetest.Main(m) }
 
 // everything needs all that there is a probe for.
 func everything() *course.Lab {
@@ -154,7 +138,7 @@ func bareDev() error {
 // all capabilities over what it makes there, so that sysctls can be set and count for nobody else.
 func patient(t *testing.T, ailing ...string) map[string]asJSON {
 	t.Helper()
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	return examined(t, pid.Config{
 		Namespaces:  unix.CLONE_NEWNS | unix.CLONE_NEWUSER,
 		UIDMappings: []specs.LinuxIDMapping{{Size: 200000}}, GIDMappings: []specs.LinuxIDMapping{{Size: 200000}},
@@ -164,7 +148,7 @@ func patient(t *testing.T, ailing ...string) map[string]asJSON {
 // rootPatient is one that is root like the host's, and has only its mounts to itself.
 func rootPatient(t *testing.T, ailing ...string) map[string]asJSON {
 	t.Helper()
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	return examined(t, pid.Config{Namespaces: unix.CLONE_NEWNS}, append([]string{"private"}, ailing...))
 }
 

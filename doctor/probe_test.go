@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/labs"
 	pid "github.com/nslab/nslab/labs/01-pid"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
@@ -62,7 +63,7 @@ func TestBroken(t *testing.T) {
 
 // TestHang: a probe that hangs is a finding, and the others are done all the same.
 func TestHang(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	t.Parallel()
 	cmd := pid.Command(pid.Config{
 		Namespaces: unix.CLONE_NEWNS | unix.CLONE_NEWUSER, UIDMappings: mapping(0), GIDMappings: mapping(0),
@@ -86,7 +87,7 @@ func TestHang(t *testing.T) {
 
 // TestUnwritableCgroups does as container engines do, without a user namespace in between.
 func TestUnwritableCgroups(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	missing := rootPatient(t, "cgroups-ro")
 	for _, id := range controllerIDs() {
 		r, ok := missing[id]
@@ -98,7 +99,7 @@ func TestUnwritableCgroups(t *testing.T) {
 
 // TestHealthy: on a machine on which the suite runs as root, the needs of every lab are there, and those of later ones.
 func TestHealthy(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	t.Setenv("NSLAB_RUN_ROOT", t.TempDir())
 	t.Setenv("NSLAB_ROOT", t.TempDir())
 	for _, l := range append(labs.All(), everything()) {
@@ -110,7 +111,7 @@ func TestHealthy(t *testing.T) {
 
 // TestStepDown: as root, user namespaces are tried as somebody who may not do more than anybody.
 func TestStepDown(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	answers := room{stepDown: true}.ask(context.Background(), request{Probes: []string{overlayUser}})
 	r := answers["room"]
 	if !r.ok() || len(r.Facts) != 2 || r.Facts[1] != "0 65534 1" {
@@ -173,7 +174,7 @@ func TestScratchOfTheKilled(t *testing.T) {
 
 // TestClean: what a killed doctor journalled is undone, what a living one has is not.
 func TestClean(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	root, state := t.TempDir(), t.TempDir()
 	t.Setenv("NSLAB_ROOT", filepath.Join(state, "not", "there"))
 	s, err := cgroups.Discover()
@@ -228,7 +229,7 @@ func TestClean(t *testing.T) {
 
 // TestManyAtOnce: doctors that share a run root and a state folder do not take each other's things.
 func TestManyAtOnce(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	t.Setenv("NSLAB_RUN_ROOT", t.TempDir())
 	t.Setenv("NSLAB_ROOT", t.TempDir())
 	l := &course.Lab{Number: 97, Slug: "shared", Needs: []course.Need{"cgroup.pids", "cgroup.memory", "mount.overlay"}}
@@ -278,7 +279,7 @@ func TestLeftovers(t *testing.T) {
 
 // TestLeftGroup: a group without a run is found by its name.
 func TestLeftGroup(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	root := t.TempDir()
 	s, err := cgroups.Discover()
 	if err != nil {

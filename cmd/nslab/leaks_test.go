@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/course/evidence"
 	"github.com/nslab/nslab/labs"
 )
@@ -128,12 +129,7 @@ func linksAndTables(t strictT) (names []string) {
 
 // TestLeakCheck proves that the harness sees a leak: a check that cannot fail is none.
 func TestLeakCheck(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if strict() {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	coursetest.NeedRoot(t)
 	dir := t.TempDir()
 	if err := unix.Mount("nslab-leak", dir, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package evidence
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,4 +102,16 @@ func Members(kind string, inode uint64) ([]int, error) {
 func Command(pid int) (string, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	return strings.TrimSpace(string(data)), err
+}
+
+// Answer names what the kernel said to a call: "ok", or the name of the errno, "EPERM". Other errors speak for themselves.
+func Answer(err error) string {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &errno):
+		return unix.ErrnoName(errno)
+	}
+	return err.Error()
 }

@@ -15,29 +15,13 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/course/evidence"
 	"github.com/nslab/nslab/diagnosis"
 	"github.com/nslab/nslab/trace"
 )
 
-func TestMain(m *testing.M) {
-	if reexec.Init() {
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// needRoot skips a test that needs root, or fails it where everything is required.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("NSLAB_STRICT") == "1" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
+func TestMain(m *testing.M) { coursetest.Main(m) }
 
 func TestCommand(t *testing.T) {
 	one := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 1}}
@@ -97,7 +81,7 @@ func init() {
 }
 
 func TestStart(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	var calls []string
 	ctx := trace.With(t.Context(), func(r trace.Record) { calls = append(calls, r.String()) })
 	cfg := Config{
@@ -145,7 +129,7 @@ func TestStart(t *testing.T) {
 
 // A child must die with the process that started it, even if that is killed: nobody would remember it.
 func TestPdeathsig(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	cmd := exec.Command("sh", "-c", "exec sleep 1000")
 	cmd.SysProcAttr = Command(Config{Namespaces: unix.CLONE_NEWPID}, "x").SysProcAttr
 	p, err := Start(t.Context(), Config{}, cmd)
@@ -162,7 +146,7 @@ func TestPdeathsig(t *testing.T) {
 
 // TestForkStart holds the plain fork to what os/exec promises.
 func TestForkStart(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	cfg := Config{Namespaces: unix.CLONE_NEWTIME | unix.CLONE_NEWPID}
 	run := func(argv ...string) (string, int) {
 		t.Helper()
@@ -194,7 +178,7 @@ func TestForkStart(t *testing.T) {
 }
 
 func TestStartRefused(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	// A user namespace whose maps are not allowed: nobody may map what is not there.
 	cfg := Config{Namespaces: unix.CLONE_NEWUSER, UIDMappings: []specs.LinuxIDMapping{
 		{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: 0, HostID: 1, Size: 1},
@@ -213,7 +197,7 @@ func TestStartRefused(t *testing.T) {
 }
 
 func TestSupervise(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	cfg := Config{Namespaces: unix.CLONE_NEWPID}
 	for command, want := range map[string]int{
 		"exit 0":                         0,

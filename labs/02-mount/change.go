@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/evidence"
 	pid "github.com/nslab/nslab/labs/01-pid"
 )
 
@@ -118,9 +119,9 @@ func refusals(t *course.T) error {
 		return err
 	}
 	err = Remount(t.Context(), filepath.Join(place, "plain"), unix.MS_RDONLY, 0)
-	t.See("a plain folder, remounted: %s", answer(err))
+	t.See("a plain folder, remounted: %s", evidence.Answer(err))
 	broken := t.Diagnose(err)
-	t.Equal("EINVAL", answer(err), "the kernel says EINVAL")
+	t.Equal("EINVAL", evidence.Answer(err), "the kernel says EINVAL")
 	t.Equal("the target is a mount point", strings.Join(broken, ", "), "of the conditions one does not hold: it is no mount point")
 	return locked(t, filepath.Join(place, "disk"))
 }
@@ -140,9 +141,9 @@ func locked(t *course.T, path string) error {
 		return nil
 	}
 	_, err = box.Call(t.Context(), "02-remount-careless", path)
-	t.See("in a user namespace, the careless remount: %s", answer(err))
+	t.See("in a user namespace, the careless remount: %s", evidence.Answer(err))
 	broken := t.Diagnose(err)
-	t.Equal("EPERM", answer(err), "there the kernel says EPERM")
+	t.Equal("EPERM", evidence.Answer(err), "there the kernel says EPERM")
 	const keeps = "the remount keeps the flags that are locked in a user namespace"
 	t.Check(slices.Contains(broken, keeps), keeps, strings.Join(broken, ", "), "the remount would have dropped locked flags")
 	if _, err := box.Call(t.Context(), "02-remount-read-only", path); err != nil {
@@ -182,7 +183,7 @@ func wholeTree(t *course.T) error {
 	t.Equal("EROFS", top, "the old way makes the bind read-only")
 	t.Equal("ok", below, "but not what is mounted below it")
 	if err := NewAPI(t.Untraced()); err != nil {
-		t.See("this kernel does not have the new calls: %s", answer(err))
+		t.See("this kernel does not have the new calls: %s", evidence.Answer(err))
 		return nil
 	}
 	if _, err := box.Call(t.Context(), "02-bind-tree-read-only", a, newer); err != nil {

@@ -71,27 +71,27 @@ func (e *Error) Conditions() []diagnosis.Condition {
 	case is(unix.EPERM):
 		return e.permission()
 	case is(unix.EACCES):
-		return compact(unconfined(), e.sourceWritable())
+		return diagnosis.Those(unconfined(), e.sourceWritable())
 	case is(unix.EINVAL):
 		return e.invalid()
 	case is(unix.EBUSY):
 		return e.busy()
 	case is(unix.ENOENT):
-		return compact(e.sourceExists(), e.targetExists())
+		return diagnosis.Those(e.sourceExists(), e.targetExists())
 	case is(unix.ENOTDIR):
-		return compact(e.sourceExists(), e.targetExists(), e.sameKind())
+		return diagnosis.Those(e.sourceExists(), e.targetExists(), e.sameKind())
 	case is(unix.ELOOP):
-		return compact(e.noLink())
+		return diagnosis.Those(e.noLink())
 	case is(unix.ENODEV):
-		return compact(e.fileSystemKnown())
+		return diagnosis.Those(e.fileSystemKnown())
 	case is(unix.ENOTBLK):
-		return compact(e.blockDevice())
+		return diagnosis.Those(e.blockDevice())
 	case is(unix.ENOSPC) && e.Op == "unshare":
-		return compact(roomForNamespaces())
+		return diagnosis.Those(roomForNamespaces())
 	case is(unix.ENOSPC):
-		return compact(roomForMounts())
+		return diagnosis.Those(roomForMounts())
 	case is(unix.ENOSYS):
-		return compact(e.kernelHas())
+		return diagnosis.Those(e.kernelHas())
 	}
 	return nil
 }
@@ -103,30 +103,30 @@ func (e *Error) changesMount() bool {
 }
 
 func (e *Error) permission() []diagnosis.Condition {
-	all := compact(capable())
+	all := diagnosis.Those(capable())
 	if e.Flags&unix.MS_REMOUNT != 0 {
-		all = append(all, compact(e.keepsLocked())...)
+		all = append(all, diagnosis.Those(e.keepsLocked())...)
 	}
 	if e.FSType != "" {
-		all = append(all, compact(e.allowedInUserNamespace(), e.nothingCovered())...)
+		all = append(all, diagnosis.Those(e.allowedInUserNamespace(), e.nothingCovered())...)
 	}
-	return append(all, compact(noFilter())...)
+	return append(all, diagnosis.Those(noFilter())...)
 }
 
 func (e *Error) invalid() []diagnosis.Condition {
 	switch {
 	case e.changesMount():
-		all := compact(e.targetExists(), e.targetIsMountPoint())
+		all := diagnosis.Those(e.targetExists(), e.targetIsMountPoint())
 		if e.Op == "unmount" {
-			all = append(all, compact(e.notInherited())...)
+			all = append(all, diagnosis.Those(e.notInherited())...)
 		}
 		return all
 	case e.Op == "move" || e.Flags&unix.MS_MOVE != 0:
-		return compact(e.sourceIsMountPoint(), e.sourceParentPrivate())
+		return diagnosis.Those(e.sourceIsMountPoint(), e.sourceParentPrivate())
 	case e.Flags&unix.MS_BIND != 0 || e.Op == "open_tree":
-		return compact(e.sourceExists(), e.sourceBindable(), e.nothingHidden())
+		return diagnosis.Those(e.sourceExists(), e.sourceBindable(), e.nothingHidden())
 	case e.FSType != "":
-		return compact(e.optionsKnown())
+		return diagnosis.Those(e.optionsKnown())
 	}
 	return nil
 }
@@ -134,20 +134,9 @@ func (e *Error) invalid() []diagnosis.Condition {
 func (e *Error) busy() []diagnosis.Condition {
 	switch {
 	case e.Op == "unmount":
-		return compact(e.nothingMountedBelow(), e.nobodyInside(false))
+		return diagnosis.Those(e.nothingMountedBelow(), e.nobodyInside(false))
 	case e.Flags&unix.MS_REMOUNT != 0 || e.Op == "mount_setattr":
-		return compact(e.nobodyInside(true))
+		return diagnosis.Those(e.nobodyInside(true))
 	}
-	return compact(e.notMountedThere())
-}
-
-// compact leaves out the conditions that do not apply, which the probes return as nil.
-func compact(all ...*diagnosis.Condition) []diagnosis.Condition {
-	var list []diagnosis.Condition
-	for _, c := range all {
-		if c != nil {
-			list = append(list, *c)
-		}
-	}
-	return list
+	return diagnosis.Those(e.notMountedThere())
 }

@@ -50,7 +50,7 @@ func pinned(t *course.T) error {
 	_, errOutside := os.Stat(file)
 	text, errInside := os.ReadFile(evidence.Inside(box.Pid(), file))
 	t.See("in the table outside: %s · in the table inside: %s", orNone(here.brief()), orNone(there.brief()))
-	t.See("reading disk/file: %s outside, %s inside", answer(errOutside), answer(errInside))
+	t.See("reading disk/file: %s outside, %s inside", evidence.Answer(errOutside), evidence.Answer(errInside))
 	t.Equal(0, here.ID, "outside, the disk is unmounted, and nothing complained")
 	t.Check(there.ID != 0 && there.Device == before.Device, "device "+before.Device, there.Device,
 		"inside, the same file system is still mounted")

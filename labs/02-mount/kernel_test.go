@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/diagnosis"
 	"github.com/nslab/nslab/trace"
 )
@@ -20,12 +21,7 @@ import (
 // thread is never unlocked: it ends with the test, and the namespace with it.
 func own(t *testing.T) (context.Context, string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("NSLAB_STRICT") == "1" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("this test needs root")
-	}
+	coursetest.NeedRoot(t)
 	ctx := trace.With(t.Context(), func(r trace.Record) { t.Log(r.At, r) })
 	runtime.LockOSThread()
 	dir := t.TempDir() // made and removed outside: its clean-up runs after the mounts are detached

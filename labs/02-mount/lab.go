@@ -3,7 +3,6 @@ package mount
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,19 +103,7 @@ func identity(path string) (string, error) {
 
 // write tries to write a file as process pid sees it, from out here, and names the answer: "ok", "EROFS".
 func write(pid int, path string) string {
-	return answer(os.WriteFile(evidence.Inside(pid, path), []byte("written\n"), 0o600))
-}
-
-// answer names what the kernel said.
-func answer(err error) string {
-	var errno unix.Errno
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.As(err, &errno):
-		return unix.ErrnoName(errno)
-	}
-	return err.Error()
+	return evidence.Answer(os.WriteFile(evidence.Inside(pid, path), []byte("written\n"), 0o600))
 }
 
 // differing counts the lines that are in only one of two tables.

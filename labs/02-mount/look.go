@@ -137,8 +137,8 @@ func hostUntouched(t *course.T, box *pid.Box, hostBefore []string, tmpBefore str
 			return err
 		}
 		_, err := os.Lstat(name)
-		t.See("the box writes %s; outside, that name is: %s", name, answer(err))
-		t.Equal("ENOENT", answer(err), "a file made in the box's /tmp is not in the host's")
+		t.See("the box writes %s; outside, that name is: %s", name, evidence.Answer(err))
+		t.Equal("ENOENT", evidence.Answer(err), "a file made in the box's /tmp is not in the host's")
 	}
 	hostAfter, err := t.HostMounts()
 	if err != nil {
@@ -200,7 +200,7 @@ func bind(t *course.T) error {
 // orError shows a result, or why there is none.
 func orError(s string, err error) string {
 	if err != nil {
-		return answer(err)
+		return evidence.Answer(err)
 	}
 	return s
 }
@@ -209,7 +209,7 @@ func orError(s string, err error) string {
 func list(dir string) string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return answer(err)
+		return evidence.Answer(err)
 	}
 	var names []string
 	for _, e := range entries {

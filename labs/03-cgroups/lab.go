@@ -44,18 +44,24 @@ var Lab = course.Lab{
 		{ID: "freeze", Answer: 2, Run: freeze},
 		{ID: "kill", Answer: 3, Run: kill},
 	},
-	Zh: zh,
-	Undo: map[string]course.Undo{
+	Zh:   zh,
+	Undo: Undos(),
+}
+
+// Undos are the undoers of what [NewGroup] journals, for the description of a lab.
+func Undos() map[string]course.Undo {
+	return map[string]course.Undo{
 		KindGroup: undoer(KindGroup), KindLeaf: undoer(KindLeaf), KindSubtree: undoer(KindSubtree),
-	},
+	}
 }
 
 func undoer(kind string) course.Undo {
 	return func(ctx context.Context, path string) error { return Undo(ctx, Thing{kind, path}) }
 }
 
-// make plans a group and makes it, journalled, for as long as the step lasts.
-func makeGroup(ctx context.Context, t *course.T, name string, controllers ...string) (*Group, error) {
+// NewGroup plans a group and makes it for as long as the step lasts, journalled folder by folder before it exists. The
+// lab must have [Undos].
+func NewGroup(ctx context.Context, t *course.T, name string, controllers ...string) (*Group, error) {
 	s, err := Discover()
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ const period = 100000 // µs; the kernel's default, and what everybody uses
 
 // busy: without a limit a loop takes a whole CPU.
 func busy(t *course.T) error {
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "cpu")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "cpu")
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func busy(t *course.T) error {
 // limitCPU: 20000 of 100000 is a fifth of a CPU.
 func limitCPU(t *course.T) error {
 	const quota = 20000
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "cpu")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "cpu")
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func weight(t *course.T) error {
 	var boxes [2]*pid.Box
 	var has [2]uint64 // as the kernel has it
 	for i, n := range shares {
-		if groups[i], err = makeGroup(t.Untraced(), t, t.Name()+"-"+string("ab"[i]), "cpu"); err != nil {
+		if groups[i], err = NewGroup(t.Untraced(), t, t.Name()+"-"+string("ab"[i]), "cpu"); err != nil {
 			return err
 		}
 		if err := groups[i].Set(t.Context(), &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &n}}); err != nil {
@@ -277,7 +277,7 @@ func lastCPU() (int, error) {
 
 // cpuset: a process runs only where its group may.
 func cpuset(t *course.T) error {
-	g, err := makeGroup(t.Context(), t, t.Name(), "cpuset")
+	g, err := NewGroup(t.Context(), t, t.Name(), "cpuset")
 	if lacks(t, "cpuset", err) {
 		return nil
 	}

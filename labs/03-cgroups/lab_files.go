@@ -80,7 +80,7 @@ func makeFolder(t *course.T) error {
 		return err
 	}
 	before := exists(plan.Dir("cpu"))
-	g, err := makeGroup(t.Context(), t, t.Name(), "cpu")
+	g, err := NewGroup(t.Context(), t, t.Name(), "cpu")
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func awaitEnd(t *course.T, wait func(context.Context) error) error {
 
 // freeze: nothing runs, nothing is lost.
 func freeze(t *course.T) error {
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "freezer")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "freezer")
 	if lacks(t, "freezer", err) {
 		return nil
 	}
@@ -112,7 +112,7 @@ func kill(t *course.T) error {
 	if _, ok := s.Find(Core); ok {
 		controllers = append(controllers, Core)
 	}
-	g, err := makeGroup(t.Untraced(), t, t.Name(), controllers...)
+	g, err := NewGroup(t.Untraced(), t, t.Name(), controllers...)
 	if lacks(t, "freezer", err) {
 		return nil
 	}

@@ -20,7 +20,7 @@ import (
 // memory: beyond the limit there is only the OOM killer.
 func memory(t *course.T) error {
 	const limit = 32 << 20
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "memory")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "memory")
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func ended(err error) string {
 // pidsLimit: the sixth process is refused.
 func pidsLimit(t *course.T) error {
 	const limit = 5
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "pids")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "pids")
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func ioLimit(t *course.T) error {
 		t.Check(diskOf(dir) == "", "no disk", diskOf(dir), "the device number of its file system is not a disk's")
 		return nil
 	}
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "io")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "io")
 	if lacks(t, "io", err) {
 		return nil
 	}
@@ -268,7 +268,7 @@ func writtenTo(g *Group, disk string) (uint64, error) {
 
 // accounting: a group counts, with no limit set, and remembers the dead.
 func accounting(t *course.T) error {
-	g, err := makeGroup(t.Untraced(), t, t.Name(), "cpu", "memory", "pids")
+	g, err := NewGroup(t.Untraced(), t, t.Name(), "cpu", "memory", "pids")
 	if err != nil {
 		return err
 	}

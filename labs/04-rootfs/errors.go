@@ -48,21 +48,21 @@ func (e *Error) Conditions() []diagnosis.Condition {
 	case e.Op == "open" && e.In != "":
 		return e.spotConditions()
 	case is(unix.ENOENT), is(unix.ENOTDIR):
-		return compact(folder("the new root is a folder that exists", e.Path), e.putOldFolder())
+		return diagnosis.Those(folder("the new root is a folder that exists", e.Path), e.putOldFolder())
 	case is(unix.EPERM) && e.Op == "chroot":
-		return compact(capable(capability.CAP_SYS_CHROOT, "the process has CAP_SYS_CHROOT"))
+		return diagnosis.Those(capable(capability.CAP_SYS_CHROOT, "the process has CAP_SYS_CHROOT"))
 	case e.Op != "pivot_root":
 		return nil
 	case is(unix.EPERM):
-		return compact(capable(capability.CAP_SYS_ADMIN, "the process has CAP_SYS_ADMIN"))
+		return diagnosis.Those(capable(capability.CAP_SYS_ADMIN, "the process has CAP_SYS_ADMIN"))
 	case is(unix.EBUSY):
-		return compact(
+		return diagnosis.Those(
 			otherMount("the new root is on another mount than the present root", e.Path),
 			otherMount("put_old is on another mount than the present root", e.PutOld))
 	case is(unix.EINVAL):
-		all := compact(
+		all := diagnosis.Those(
 			e.newIsMountPoint(), e.parentNotShared(), e.putOldNotShared(), e.putOldBelow(), rootIsMountPoint(), rootHasParent())
-		return append(all, compact(e.notInherited(all))...)
+		return append(all, diagnosis.Those(e.notInherited(all))...)
 	}
 	return nil
 }
@@ -86,16 +86,6 @@ func (e *Error) notInherited(others []diagnosis.Condition) *diagnosis.Condition 
 	}
 }
 
-func compact(all ...*diagnosis.Condition) []diagnosis.Condition {
-	var list []diagnosis.Condition
-	for _, c := range all {
-		if c != nil {
-			list = append(list, *c)
-		}
-	}
-	return list
-}
-
 // spotConditions explains why a folder of an image was not mounted on.
 func (e *Error) spotConditions() []diagnosis.Condition {
 	name := filepath.Join(e.In, e.Path)
@@ -109,7 +99,7 @@ func (e *Error) spotConditions() []diagnosis.Condition {
 		if c.OK = err != nil; !c.OK {
 			c.Detail = e.Path + " → " + target
 		}
-		return compact(c)
+		return diagnosis.Those(c)
 	case errors.Is(e.Err, unix.EXDEV):
 		is, err := mount.IsMountPoint(name)
 		return []diagnosis.Condition{{

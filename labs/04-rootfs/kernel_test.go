@@ -17,28 +17,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/diagnosis"
 	mount "github.com/nslab/nslab/labs/02-mount"
 	"github.com/nslab/nslab/trace"
 )
 
-// needRoot skips a test that needs root, or fails it where nothing may be skipped.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("NSLAB_STRICT") == "1" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root")
-}
-
 // own moves the test into a mount namespace of its own, where it may change its root, and returns a folder on a tmpfs.
 // The thread is never unlocked: it ends with the test, and root, working folder and namespace with it.
 func own(t *testing.T) (context.Context, string) {
 	t.Helper()
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	ctx := trace.With(t.Context(), func(r trace.Record) { t.Log(r.At, r) })
 	dir, err := os.MkdirTemp("", "nslab-rootfs-")
 	must(t, err)
@@ -159,7 +148,7 @@ func runIn(root, locale, file string, args []string) (string, error) {
 
 // TestBuildKeeps compares what was built with what it was built from.
 func TestBuildKeeps(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	src := t.TempDir()
 	at(t, src, "etc/sub", "usr/bin")
 	must(t, os.WriteFile(src+"/usr/bin/su", elfSpec{}.bytes(), 0o755))

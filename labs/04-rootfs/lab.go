@@ -141,18 +141,6 @@ func names(dir string) (string, error) {
 	return strings.Join(all, " "), nil
 }
 
-// answer names what the kernel said.
-func answer(err error) string {
-	var errno unix.Errno
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.As(err, &errno):
-		return unix.ErrnoName(errno)
-	}
-	return err.Error()
-}
-
 // enter lets a box do what a runtime does with a new root, and shows how it was done.
 func enter(ctx context.Context, t *course.T, box *pid.Box, root string) error {
 	way, err := box.Call(ctx, "04-enter", root)

@@ -167,10 +167,10 @@ func missing(t *course.T) error {
 	}
 	_, err = away(loader)
 	_, there := os.Stat(filepath.Join(root, program))
-	t.See("without %s, the kernel's answer to execve: %s", loader, answer(err))
-	t.See("the program itself, looked up from outside: %s", answer(there))
-	t.Equal("ENOENT", answer(err), "a missing loader is \"no such file\", too")
-	t.Equal("ok", answer(there), "though the file that was named is there")
+	t.See("without %s, the kernel's answer to execve: %s", loader, evidence.Answer(err))
+	t.See("the program itself, looked up from outside: %s", evidence.Answer(there))
+	t.Equal("ENOENT", evidence.Answer(err), "a missing loader is \"no such file\", too")
+	t.Equal("ok", evidence.Answer(there), "though the file that was named is there")
 	said, err := away(library)
 	if err != nil {
 		return err

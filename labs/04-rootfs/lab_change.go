@@ -86,14 +86,7 @@ func walkOutOfChroot(t *course.T) error {
 	if _, err := box.Call(t.Untraced(), "04-chroot", root); err != nil {
 		return err
 	}
-	before, err := seeRoot(t, box)
-	if err != nil {
-		return err
-	}
-	if _, err := box.Call(t.Context(), "04-walk-out", ""); err != nil {
-		return err
-	}
-	after, err := seeRoot(t, box)
+	before, after, err := walk(t, box)
 	if err != nil {
 		return err
 	}
@@ -101,6 +94,18 @@ func walkOutOfChroot(t *course.T) error {
 	t.Check(before != host, "another root than "+host, before, "at first its root is not the host's")
 	t.Equal(host, after, "after the walk it is the host's: it is out")
 	return nil
+}
+
+// walk lets the box try the classic way out, and returns what it had as its root before and after.
+func walk(t *course.T, box *pid.Box) (before, after string, err error) {
+	if before, err = seeRoot(t, box); err != nil {
+		return "", "", err
+	}
+	if _, err = box.Call(t.Context(), "04-walk-out", ""); err != nil {
+		return "", "", err
+	}
+	after, err = seeRoot(t, box)
+	return before, after, err
 }
 
 // seeRoot shows what a box has as its root, from outside.
@@ -232,14 +237,7 @@ func walkOutOfPivot(t *course.T) error {
 	if err := enter(t.Untraced(), t, box, root); err != nil {
 		return err
 	}
-	before, err := seeRoot(t, box)
-	if err != nil {
-		return err
-	}
-	if _, err := box.Call(t.Context(), "04-walk-out", ""); err != nil {
-		return err
-	}
-	after, err := seeRoot(t, box)
+	before, after, err := walk(t, box)
 	if err != nil {
 		return err
 	}
@@ -297,11 +295,11 @@ func refusals(t *course.T) error {
 	} {
 		_, err := box.Call(t.Context(), "04-pivot-root", c.newRoot, c.putOld)
 		unmet := strings.Join(t.Diagnose(err), ", ")
-		t.Check(answer(err) == unix.ErrnoName(c.errno) && unmet == c.unmet, unix.ErrnoName(c.errno)+": "+c.unmet,
-			answer(err)+": "+unmet, "pivot_root says %s, and what does not hold is named", unix.ErrnoName(c.errno))
+		t.Check(evidence.Answer(err) == unix.ErrnoName(c.errno) && unmet == c.unmet, unix.ErrnoName(c.errno)+": "+c.unmet,
+			evidence.Answer(err)+": "+unmet, "pivot_root says %s, and what does not hold is named", unix.ErrnoName(c.errno))
 	}
 	_, err = box.Call(t.Context(), "04-pivot", in("bound"))
-	t.Equal("ok", answer(err), "with all of them met it agrees")
+	t.Equal("ok", evidence.Answer(err), "with all of them met it agrees")
 	there, err := identity(evidence.Inside(box.Pid(), "/"))
 	if err != nil {
 		return err

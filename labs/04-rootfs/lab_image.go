@@ -57,7 +57,7 @@ func furnished(t *course.T) error {
 	}
 	t.Equal("[1]", fmt.Sprint(pids), "its /proc shows its own PID namespace")
 	err = os.WriteFile(evidence.Inside(box.Pid(), "/sys/kernel/uevent_helper"), nil, 0)
-	t.Equal("EROFS", answer(err), "its /sys cannot be written")
+	t.Equal("EROFS", evidence.Answer(err), "its /sys cannot be written")
 	said, err := box.Call(t.Context(), "04-run", plan.program("sh"), "-c", "echo gone > /dev/null && cat /etc/hostname")
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func checkDevices(t *course.T, box *pid.Box) error {
 func device(path string) string {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return answer(err)
+		return evidence.Answer(err)
 	}
 	return fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 }
@@ -167,7 +167,7 @@ func carefully(t *course.T, root, outside, original string) error {
 	if errTable != nil {
 		return errTable
 	}
-	t.Equal("ELOOP", answer(err), "a /proc that is a link is refused")
+	t.Equal("ELOOP", evidence.Answer(err), "a /proc that is a link is refused")
 	t.Equal(len(before), len(after), "and nothing was mounted anywhere")
 	return nil
 }

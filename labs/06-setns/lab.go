@@ -49,18 +49,8 @@ var Lab = course.Lab{
 		{ID: "kept", Answer: 3, Run: kept},
 		{ID: "refused", Run: refused},
 	},
-	Zh: zh,
-	Undo: map[string]course.Undo{
-		cgroups.KindGroup:   undoGroup(cgroups.KindGroup),
-		cgroups.KindLeaf:    undoGroup(cgroups.KindLeaf),
-		cgroups.KindSubtree: undoGroup(cgroups.KindSubtree),
-	},
-}
-
-func undoGroup(kind string) course.Undo {
-	return func(ctx context.Context, path string) error {
-		return cgroups.Undo(ctx, cgroups.Thing{Kind: kind, Path: path})
-	}
+	Zh:   zh,
+	Undo: cgroups.Undos(),
 }
 
 // container is what Docker gives a container at least: five namespaces of its own.
@@ -171,15 +161,3 @@ func words(list []string) string {
 }
 
 func str(n int) string { return strconv.Itoa(n) }
-
-// answer names what the kernel said.
-func answer(err error) string {
-	var errno unix.Errno
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.As(err, &errno):
-		return unix.ErrnoName(errno)
-	}
-	return err.Error()
-}

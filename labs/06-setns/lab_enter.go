@@ -153,12 +153,12 @@ func oneThread(t *course.T) error {
 	t.See("/proc/%s/status, which is nslab: Threads: %s", str(os.Getpid()), threads)
 	for _, k := range order(unix.CLONE_NEWUSER|unix.CLONE_NEWNS, false) {
 		err := onThisThread(t, target, k)
-		t.See("nslab itself enters the %s namespace: %s", k.Name, answer(err))
+		t.See("nslab itself enters the %s namespace: %s", k.Name, evidence.Answer(err))
 		if k.Name == "user" {
 			t.Diagnose(err)
-			t.Equal("EINVAL", answer(err), "a thread of several may not have a user namespace of its own")
+			t.Equal("EINVAL", evidence.Answer(err), "a thread of several may not have a user namespace of its own")
 		} else {
-			t.Equal("EINVAL", answer(err), "nor a mount namespace, with a root that the others share")
+			t.Equal("EINVAL", evidence.Answer(err), "nor a mount namespace, with a root that the others share")
 		}
 	}
 	before, _ := shared(os.Getpid(), box.Pid())

@@ -79,8 +79,8 @@ func kept(t *course.T) error {
 		t.See("after the umount: processes in it: %s; mounts of it: %s", fmt.Sprint(members), nsfsMounts(file))
 		t.Equal("[] –", fmt.Sprint(members)+" "+nsfsMounts(file), "nothing holds the namespace any more: the kernel has dissolved it")
 	}
-	t.See("entering through the file: %s", answer(err))
-	t.Check(errors.Is(err, ErrNoNamespace), ErrNoNamespace, answer(err), "the file is an ordinary empty one again")
+	t.See("entering through the file: %s", evidence.Answer(err))
+	t.Check(errors.Is(err, ErrNoNamespace), ErrNoNamespace, evidence.Answer(err), "the file is an ordinary empty one again")
 	return nil
 }
 
@@ -123,9 +123,9 @@ func refused(t *course.T) error {
 		return err
 	}
 	_, err = inner.Call(t.Context(), "06-setns", ours)
-	t.See("root of a user namespace enters our UTS namespace: %s", answer(err))
+	t.See("root of a user namespace enters our UTS namespace: %s", evidence.Answer(err))
 	t.Diagnose(err)
-	t.Equal("EPERM", answer(err), "who is root only inside has no rights over a namespace of the outside")
+	t.Equal("EPERM", evidence.Answer(err), "who is root only inside has no rights over a namespace of the outside")
 
 	var siblings [2]*pid.Box
 	for i := range siblings {
@@ -134,9 +134,9 @@ func refused(t *course.T) error {
 		}
 	}
 	_, err = siblings[0].Call(t.Context(), "06-setns", fmt.Sprintf("/proc/%d/ns/pid", siblings[1].Pid()))
-	t.See("PID 1 of a PID namespace, with all rights, enters the one beside it: %s", answer(err))
+	t.See("PID 1 of a PID namespace, with all rights, enters the one beside it: %s", evidence.Answer(err))
 	t.Diagnose(err)
-	t.Equal("EINVAL", answer(err), "from a PID namespace one gets only into those below it")
+	t.Equal("EINVAL", evidence.Answer(err), "from a PID namespace one gets only into those below it")
 
 	gone, err := pid.NewBox(t.Untraced(), t, pid.Config{})
 	if err != nil {
@@ -150,6 +150,6 @@ func refused(t *course.T) error {
 		target.Close()
 	}
 	t.See("a process that has ended: %s", strings.TrimPrefix(fmt.Sprint(err), "06-setns: "))
-	t.Equal("ESRCH", answer(err), "a number alone is nothing to hold on to")
+	t.Equal("ESRCH", evidence.Answer(err), "a number alone is nothing to hold on to")
 	return nil
 }

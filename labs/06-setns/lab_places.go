@@ -1,7 +1,6 @@
 package setns
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -172,7 +171,7 @@ func likeExec(t *course.T) error {
 		return err
 	}
 	cfg := Config{Target: target, Namespaces: All, Root: true, Cwd: true}
-	g, err := makeGroup(t.Untraced(), t)
+	g, err := cgroups.NewGroup(t.Untraced(), t, t.Name(), "pids")
 	grouped := err == nil
 	if !grouped {
 		t.See("no control group can be made here, so that part is left out: %s", err.Error())
@@ -211,22 +210,4 @@ func likeExec(t *course.T) error {
 			fmt.Sprint(members), "the program counts against the container's limits")
 	}
 	return nil
-}
-
-// makeGroup makes a control group for the step, journalled folder by folder before it exists.
-func makeGroup(ctx context.Context, t *course.T) (*cgroups.Group, error) {
-	s, err := cgroups.Discover()
-	if err != nil {
-		return nil, err
-	}
-	g, err := s.Plan(t.Name(), "pids")
-	if err != nil {
-		return nil, err
-	}
-	create := func() error { return g.Create(ctx) }
-	for _, thing := range slices.Backward(g.Things()) {
-		next := create
-		create = func() error { return t.Make(thing.Kind, []string{thing.Path}, next) }
-	}
-	return g, create()
 }

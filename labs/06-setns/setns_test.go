@@ -19,6 +19,7 @@ import (
 	"github.com/moby/sys/reexec"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/course/evidence"
 	pid "github.com/nslab/nslab/labs/01-pid"
 	"github.com/nslab/nslab/trace"
@@ -26,23 +27,7 @@ import (
 
 func init() { reexec.Register("setns-test-sleep", func() { time.Sleep(time.Hour) }) }
 
-func TestMain(m *testing.M) {
-	if reexec.Init() {
-		return
-	}
-	os.Exit(m.Run())
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("NSLAB_STRICT") == "1" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
+func TestMain(m *testing.M) { coursetest.Main(m) }
 
 func TestOrder(t *testing.T) {
 	names := func(list []Kind) (s string) {
@@ -312,7 +297,7 @@ func sleeper(t *testing.T, flags uintptr) *Target {
 // TestForeignOwner: root enters a user namespace together with a network that this user namespace does not own. With one
 // call for all, or with the user namespace last, that works; with it first, it does not.
 func TestForeignOwner(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	network := sleeper(t, unix.CLONE_NEWNET)
 	p, err := Start(t.Context(), Config{
 		Target: network, Namespaces: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL, Env: os.Environ(),
@@ -378,7 +363,7 @@ func TestForeignOwner(t *testing.T) {
 
 // TestTime: a time namespace is entered like the others; the clock shows it.
 func TestTime(t *testing.T) {
-	needRoot(t)
+	coursetest.NeedRoot(t)
 	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
 		t.Skip("this kernel has no time namespaces")
 	}
