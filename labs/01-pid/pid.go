@@ -153,10 +153,19 @@ func (p *Process) State() *os.ProcessState {
 // Signal sends a signal from outside, through the pidfd that os.Process holds, so that it cannot hit a stranger who got
 // the number later. A process that has ended is no error.
 func (p *Process) Signal(ctx context.Context, s syscall.Signal) error {
+	var pidfd uintptr
 	err := trace.Call(ctx, 1,
-		func() string { return fmt.Sprintf("kill(%d, %s)", p.Pid, unix.SignalName(s)) },
-		func() error { return p.cmd.Process.Signal(s) })
-	if err == nil || errors.Is(err, os.ErrProcessDone) {
+		func() string {
+			return fmt.Sprintf("pidfd_send_signal(%d<pidfd of %d>, %s)", pidfd, p.Pid, unix.SignalName(s))
+		},
+		func() (err error) {
+			opened := p.cmd.Process.WithHandle(func(fd uintptr) {
+				pidfd = fd
+				err = unix.PidfdSendSignal(int(fd), s, nil, 0)
+			})
+			return errors.Join(opened, err)
+		})
+	if err == nil || errors.Is(err, os.ErrProcessDone) || errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	return fmt.Errorf("send %s to process %d: %w", unix.SignalName(s), p.Pid, err)

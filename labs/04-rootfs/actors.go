@@ -209,7 +209,7 @@ const maxClimb = 4096
 func climb(ctx context.Context) error {
 	steps := 0
 	return trace.Call(ctx, 1,
-		func() string { return fmt.Sprintf(`chdir("..") %d times, until ".." is "." itself`, steps) },
+		func() string { return fmt.Sprintf(`chdir("..") × %d, until ".." is "." itself`, steps) },
 		func() error {
 			for ; steps < maxClimb; steps++ {
 				here, err := identity(".")

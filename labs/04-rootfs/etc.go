@@ -90,7 +90,7 @@ func replaceAt(ctx context.Context, dir *os.File, name, text string) error {
 	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
 		err = trace.Call(ctx, 1,
 			func() string {
-				return fmt.Sprintf("write %d bytes to %s, renameat(%d, %q, %d, %q)", len(text), temporary, at, temporary, at, name)
+				return fmt.Sprintf("renameat(%d, %q, %d, %q), with %d bytes", at, temporary, at, name, len(text))
 			},
 			func() error { return unix.Renameat(at, temporary, at, name) })
 	}

@@ -194,7 +194,13 @@ func identify(f *os.File) ID {
 func open(ctx context.Context, dir int, path, name string, flags int) (*os.File, error) {
 	fd := -1
 	err := trace.Call(ctx, 2,
-		func() string { return fmt.Sprintf("open(%q, %s) = %d", name, openFlags(flags|unix.O_CLOEXEC), fd) },
+		func() string {
+			flags := openFlags(flags | unix.O_CLOEXEC)
+			if dir == unix.AT_FDCWD {
+				return fmt.Sprintf("open(%q, %s) = %d", path, flags, fd)
+			}
+			return fmt.Sprintf("openat(%d<%s>, %q, %s) = %d", dir, strings.TrimSuffix(name, "/"+path), path, flags, fd)
+		},
 		func() (err error) {
 			fd, err = unix.Openat(dir, path, flags|unix.O_CLOEXEC, 0)
 			return err
