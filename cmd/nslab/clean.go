@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/doctor"
 	"github.com/nslab/nslab/labs"
+	"github.com/nslab/nslab/suite"
 )
 
 func newCleanCmd(g *globals) *cobra.Command {
@@ -18,7 +20,8 @@ func newCleanCmd(g *globals) *cobra.Command {
 		Use:   "clean",
 		Short: "Remove whatever an interrupted lab left behind",
 		Long: `Remove what the journals of interrupted labs name: control groups, folders,
-processes. What 'nslab run --keep' kept is removed too. Labs that are still
+processes. What 'nslab run --keep' kept and what an interrupted 'nslab test'
+left is removed too. Labs that are still
 running are left alone, and so is everything that nslab did not make. Cleaning
 twice does no harm.`,
 		Example: `  nslab clean
@@ -30,7 +33,8 @@ twice does no harm.`,
 			}
 			cleaned, err := course.Clean(labs.All(), g.runRoot, true)
 			probes, probesErr := doctor.Clean(g.runRoot)
-			cleaned.Removed, err = append(cleaned.Removed, probes...), errors.Join(err, probesErr)
+			tests, testsErr := suite.Clean()
+			cleaned.Removed, err = slices.Concat(cleaned.Removed, probes, tests), errors.Join(err, probesErr, testsErr)
 			if format == "json" {
 				if e := json.NewEncoder(cmd.OutOrStdout()).Encode(cleaned); e != nil {
 					return e

@@ -3,10 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"os/signal"
-	"sync/atomic"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -51,27 +47,19 @@ Exit status: 0 every lab can run, 3 some lab cannot, 2 wrong usage.`,
 // examine runs the probes and reports them.
 func examine(cmd *cobra.Command, g *globals, format string) error {
 	// A probe in the middle of something is let undo it first.
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	var caught atomic.Int32
-	go func() {
-		caught.Store(int32((<-signals).(syscall.Signal)))
-		cancel()
-	}()
+	ctx, stop := interruptible()
+	defer stop()
 	course, lang := labs.All(), g.language()
 	results := doctor.Examine(ctx, doctor.Options{Labs: course, RunRoot: g.runRoot})
-	if n := caught.Load(); n != 0 {
-		return &statusError{status: exitSignal + int(n)}
+	if ctx.Err() != nil {
+		return interrupted(context.Cause(ctx))
 	}
 	report := doctor.Report
 	if format == "json" {
 		report = doctor.ReportJSON
 	}
 	if err := report(cmd.OutOrStdout(), results, course, lang); err != nil {
-		return err
+		return interrupted(err)
 	}
 	if blocked := doctor.Blocked(results, course); len(blocked) > 0 {
 		return &statusError{status: exitBlocked, err: errors.New(doctor.CannotRun(blocked, lang))}

@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/doctor"
 	"github.com/nslab/nslab/labs"
+	"github.com/nslab/nslab/suite"
 )
 
 // kills is how many random moments the sweep tries for each lab; NSLAB_KILLS says another number.
@@ -33,7 +35,7 @@ func TestKillSweep(t *testing.T) {
 			t.Parallel()
 			runRoot := filepath.Join(t.TempDir(), "run")
 			if missing := doctor.Missing(l, runRoot); len(missing) > 0 {
-				strictT{t}.Skip(fmt.Sprint("this machine lacks what the lab needs: ", missing))
+				coursetest.Missing(t, fmt.Sprint(missing))
 			}
 			nslab := func(args ...string) *exec.Cmd {
 				cmd := exec.Command(self)
@@ -63,7 +65,9 @@ func TestKillSweep(t *testing.T) {
 				if out, err := nslabOutput(nslab("clean")); err != nil {
 					t.Errorf("clean after a kill at %v: %v: %s", moment, err, out)
 				}
-				checkLeaks(strictT{t}, runRoot, runRoot)
+				for _, leak := range suite.Leaks(runRoot, runRoot) {
+					t.Errorf("left behind: %s", leak)
+				}
 				if t.Failed() {
 					t.Fatalf("after a kill at %v", moment)
 				}

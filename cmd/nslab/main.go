@@ -78,6 +78,7 @@ var commands = []func(*globals) *cobra.Command{
 	newRunCmd,
 	newDoctorCmd,
 	newSetnsCmd,
+	newTestCmd,
 	newCleanCmd,
 	newVersionCmd,
 }

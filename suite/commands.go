@@ -1,4 +1,4 @@
-package main
+package suite
 
 import (
 	"bytes"
@@ -55,8 +55,8 @@ func controllers(fsType string) bool {
 	return v1 == (fsType == "cgroup")
 }
 
-// scriptCommands are the commands of scripts besides testscript's own.
-var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+// commands are the commands of scripts besides testscript's own.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"interrupt":  interrupt,
 	"width":      checkWidth,
 	"eventually": eventually,

@@ -1,0 +1,137 @@
+package suite
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/course/evidence"
+	"github.com/nslab/nslab/labs"
+)
+
+// Leaks tells what a script, or anything else that had this folder and this run root for its own, has left on the machine,
+// and removes it: the one that failed need not make the next one fail.
+//
+// Mounts come first: the folder is deleted next, and deleting through a live mount deletes what it shows.
+func Leaks(workDir, runRoot string) (leaks []string) {
+	leak := func(format string, args ...any) { leaks = append(leaks, fmt.Sprintf(format, args...)) }
+	mounts, err := mountsMentioning(workDir)
+	if err != nil {
+		leak("%v", err)
+	}
+	for _, point := range mounts {
+		leak("mount %s", point)
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
+			leak("detach %s: %v", point, err)
+		}
+	}
+	for _, pid := range awaitNoProcesses(runRoot) {
+		comm, _ := evidence.Command(pid)
+		leak("process %d %s", pid, comm)
+		unix.Kill(pid, unix.SIGKILL) // it bears this run root in its environment: nobody else's
+	}
+	// Namespaces live by a process or by a mount, so there are none where both are gone.
+	groups, err := course.Cgroups(course.IDPrefix(runRoot))
+	if err != nil {
+		leak("%v", err)
+	}
+	for _, g := range groups {
+		leak("control group %s", g)
+	}
+	runs, _ := filepath.Glob(filepath.Join(runRoot, "labs", "*"))
+	for _, r := range runs {
+		leak("run folder %s", r)
+	}
+	if len(groups)+len(runs) > 0 {
+		if _, err := course.Clean(labs.All(), runRoot, true); err != nil {
+			leak("%v", err)
+		}
+	}
+	names, err := linksAndTables()
+	if err != nil {
+		leak("%v", err)
+	}
+	for _, name := range names {
+		if strings.Contains(name, strings.TrimSuffix(course.IDPrefix(runRoot), "-")) {
+			leak("%s", name)
+		}
+	}
+	return leaks
+}
+
+// mountsMentioning lists mount points, deepest first, whose line in the mount table names the folder or nslab.
+func mountsMentioning(dir string) ([]string, error) {
+	lines, err := evidence.Mounts(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	var points []string
+	for _, line := range lines {
+		// The binaries under test lie in folders of other names, so a mount that says nslab is one of ours.
+		if f := strings.Fields(line); strings.Contains(line, dir) || strings.HasPrefix(f[len(f)-2], "nslab") {
+			points = append(points, f[4])
+		}
+	}
+	slices.Reverse(points)
+	return points, nil
+}
+
+// awaitNoProcesses returns the processes that this run root's nslab has started and that are still there after a moment:
+// the kernel takes some time to end what it was told to end.
+func awaitNoProcesses(runRoot string) (pids []int) {
+	for range 200 {
+		if pids = processesOf(runRoot + "\x00"); len(pids) == 0 {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return pids
+}
+
+// processesOf lists the living processes in whose environment the run root begins like this.
+func processesOf(runRoot string) (found []int) {
+	pids, _ := evidence.Pids("/proc")
+	for _, pid := range pids {
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && bytes.Contains(env, []byte("NSLAB_RUN_ROOT="+runRoot)) && evidence.Alive(pid) {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// linksAndTables lists the network devices and nftables tables of the host's network namespace.
+func linksAndTables() (names []string, err error) {
+	dev, err := os.ReadFile("/proc/self/net/dev")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(dev)) {
+		if name, _, ok := strings.Cut(line, ":"); ok {
+			names = append(names, "network device "+strings.TrimSpace(name))
+		}
+	}
+	if os.Geteuid() != 0 {
+		return names, nil
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := c.ListTables()
+	if err != nil {
+		return nil, err
+	}
+	for _, table := range tables {
+		names = append(names, "firewall table "+table.Name)
+	}
+	return names, nil
+}

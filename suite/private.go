@@ -1,0 +1,29 @@
+package suite
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// inPrivateMounts marks a process that already is in a mount namespace of its own.
+const inPrivateMounts = "NSLAB_TEST_PRIVATE_MOUNTS"
+
+// PrivateMounts executes the program again in a mount namespace of its own, so that a script that leaks a mount does not
+// leak it to the machine. In there, and without root, it does nothing.
+func PrivateMounts() error {
+	if os.Geteuid() != 0 || os.Getenv(inPrivateMounts) != "" {
+		return nil
+	}
+	runtime.LockOSThread() // unshare is for the thread, and exec makes this thread the process
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("a mount namespace for the tests: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("a mount namespace for the tests: %w", err)
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), inPrivateMounts+"=1"))
+}
