@@ -105,3 +105,16 @@ func readListing(dir string) ([]string, error) {
 	}
 	return list, nil
 }
+
+// layersOf is a list of branches as layers, for an error to tell of.
+func layersOf(list []Branch) Layers {
+	var l Layers
+	for _, b := range list {
+		if b.Mode == RW && l.Upper == "" {
+			l.Upper = b.Path
+		} else {
+			l.Lower = append(l.Lower, b.Path)
+		}
+	}
+	return l
+}

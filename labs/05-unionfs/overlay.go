@@ -116,11 +116,15 @@ var escape = strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
 // overlayFlags: in a user namespace the attributes with which overlay marks folders must be called user.overlay.*, since
 // trusted.* is for root of the first one. Without the option overlay mounts, and fails later, at the first folder that is
 // to be opaque. It is known since Linux 5.11, as overlay in user namespaces is.
+//
+// Otherwise two things are ruled out that a distribution may have made the default: an upper folder in which a renamed
+// folder only points to where it was, and a file with changed rights only to its content. Such a layer means nothing alone, and a layer
+// is to be taken away and put onto others.
 func overlayFlags() []string {
 	if mount.InUserNamespace() {
-		return []string{"userxattr"}
+		return []string{"userxattr"} // which rules both out
 	}
-	return nil
+	return []string{"redirect_dir=off", "metacopy=off"}
 }
 
 // numberEntry is the re-exec entry point of the child that mounts by numbers.

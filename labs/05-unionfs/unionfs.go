@@ -20,10 +20,7 @@ package unionfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	mount "github.com/nslab/nslab/labs/02-mount"
 )
@@ -50,8 +47,6 @@ type Union struct {
 	Target string
 	ID     string // "si_…", under which aufs lists its branches; empty for overlay
 	Server int    // the process that serves it, 0 where the kernel does
-
-	wait func(ctx context.Context) error // for the server's end; nil where the kernel serves
 }
 
 // Mount shows the layers as one at target, an existing folder, in the mount namespace of the calling thread.
@@ -63,26 +58,32 @@ func Mount(ctx context.Context, d Driver, l Layers, target string) (*Union, erro
 	case Overlay:
 		return mountOverlay(ctx, l, target)
 	case Aufs:
-		return mountAufs(ctx, branches(l), target)
+		return mountAufs(ctx, branchesOf(l), target)
 	case AufsFUSE:
-		return mountFUSE(ctx, branches(l), target)
+		return mountFUSE(ctx, branchesOf(l), target)
 	}
 	return nil, &Error{Op: "mount", Driver: d, Target: target, Err: ErrUnknownDriver}
+}
+
+// MountBranches is [Mount] for aufs, kernel's or ours, with a mode for each folder. The topmost comes first.
+func MountBranches(ctx context.Context, d Driver, list []Branch, target string) (*Union, error) {
+	switch d {
+	case Aufs:
+		return mountAufs(ctx, list, target)
+	case AufsFUSE:
+		return mountFUSE(ctx, list, target)
+	}
+	return nil, &Error{Op: "mount", Driver: d, Layers: layersOf(list), Target: target, Err: ErrUnknownDriver}
 }
 
 // Unmount takes the union off its target and waits for its server's end. A union whose server has died is unmounted like
 // any other: the kernel keeps such a mount, and answers ENOTCONN below it, until somebody does.
 func (u *Union) Unmount(ctx context.Context) error {
-	err := mount.Unmount(ctx, u.Target)
-	if errors.Is(err, unix.ENOTCONN) {
-		// The look at the root of a dead FUSE mount is refused; taking it out of the tree is not.
-		err = mount.Detach(ctx, u.Target)
+	if u.Driver == AufsFUSE {
+		return unmountFUSE(ctx, u)
 	}
-	if err != nil {
+	if err := mount.Unmount(ctx, u.Target); err != nil {
 		return fmt.Errorf("05-unionfs: unmount %s from %s: %w", u.Driver, u.Target, err)
 	}
-	if u.wait == nil {
-		return nil
-	}
-	return u.wait(ctx)
+	return nil
 }
