@@ -118,3 +118,20 @@ func layersOf(list []Branch) Layers {
 	}
 	return l
 }
+
+// Branches reads back which branches an aufs has, topmost first: the kernel lists its own in /sys/fs/aufs/si_ID.
+func (u *Union) Branches() ([]Branch, error) {
+	if u.Driver == AufsFUSE {
+		return Listing(u)
+	}
+	names, err := readListing(filepath.Join("/sys/fs/aufs", u.ID))
+	if err != nil {
+		return nil, fmt.Errorf("05-unionfs: list the branches of %s: %w", u.Target, err)
+	}
+	list := make([]Branch, len(names))
+	for i, name := range names {
+		path, mode, _ := strings.Cut(name, "=")
+		list[i] = Branch{Path: path, Mode: Mode(mode)}
+	}
+	return list, nil
+}

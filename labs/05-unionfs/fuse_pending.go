@@ -37,3 +37,11 @@ func mountFUSE(_ context.Context, list []Branch, target string) (*Union, error) 
 }
 
 func unmountFUSE(context.Context, *Union) error { return errors.ErrUnsupported }
+
+// Listing reads back the branches.
+func Listing(*Union) ([]Branch, error) { return nil, errors.ErrUnsupported }
+
+// WithServerDeath is for later.
+func WithServerDeath(ctx context.Context) context.Context { return ctx }
+
+func (b Branch) String() string { return b.Path + "=" + string(b.Mode) }

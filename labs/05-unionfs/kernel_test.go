@@ -74,8 +74,8 @@ func content(t *testing.T, path string) string {
 	return string(data)
 }
 
-// classic makes A, B, C and overlay's work folder.
-func classic(t *testing.T, dir string) (Layers, string) {
+// onC makes A, B, C and overlay's work folder.
+func onC(t *testing.T, dir string) (Layers, string) {
 	tree(t, dir+"/A", map[string]string{"a": "of A", "x": "x of A"})
 	tree(t, dir+"/B", map[string]string{"b": "of B", "x": "x of B"})
 	tree(t, dir, map[string]string{"C/": "", "work/": ""})
@@ -84,7 +84,7 @@ func classic(t *testing.T, dir string) (Layers, string) {
 
 func TestClassic(t *testing.T) {
 	ctx, dir := own(t)
-	l, c := classic(t, dir)
+	l, c := onC(t, dir)
 	u, err := Mount(ctx, Overlay, l, c)
 	must(t, err)
 	if got := content(t, c+"/x"); got != "x of A" {
@@ -124,7 +124,7 @@ func TestWays(t *testing.T) {
 			t.Run(name+"/"+odd, func(t *testing.T) {
 				ctx, dir := own(t)
 				dir = filepath.Join(dir, odd)
-				l, c := classic(t, dir)
+				l, c := onC(t, dir)
 				err := way(ctx, l, c)
 				if errors.Is(err, errors.ErrUnsupported) {
 					t.Skip("this kernel has no lowerdir+")
@@ -222,7 +222,7 @@ func TestRefused(t *testing.T) {
 
 func TestUpperInUse(t *testing.T) {
 	ctx, dir := own(t)
-	l, c := classic(t, dir)
+	l, c := onC(t, dir)
 	u, err := Mount(ctx, Overlay, l, c)
 	must(t, err)
 	tree(t, dir, map[string]string{"D/": ""})
@@ -237,7 +237,7 @@ func TestUpperInUse(t *testing.T) {
 // TestOneLower: a single read-only layer is a union, too.
 func TestOneLower(t *testing.T) {
 	ctx, dir := own(t)
-	l, c := classic(t, dir)
+	l, c := onC(t, dir)
 	u, err := Mount(ctx, Overlay, Layers{Lower: l.Lower}, c)
 	must(t, err)
 	if got := content(t, c+"/b"); got != "of B" {

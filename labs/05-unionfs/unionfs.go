@@ -12,8 +12,7 @@
 // the form in which images travel. An [Error] knows what the kernel requires of the folders.
 //
 // The limits: the lower folders must not be changed by anybody while they are mounted; the kernel calls what happens then
-// undefined. A copied-up file is another file: whoever had it open before goes on reading the old one, and inode numbers
-// differ. Overlay puts its upper folder on most local file systems, but not on NFS or another overlay.
+// undefined. A copied-up file is another file: what was mapped into memory before still shows the old one. Overlay puts its upper folder on most local file systems, but not on NFS or another overlay.
 //
 // See Documentation/filesystems/overlayfs.rst, aufs(5), and the OCI image specification, layer.md.
 package unionfs

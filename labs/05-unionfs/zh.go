@@ -1,0 +1,5 @@
+package unionfs
+
+import "github.com/nslab/nslab/course"
+
+var zh = course.Messages{}
