@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -138,6 +139,13 @@ func TestWays(t *testing.T) {
 				}
 				if user, err := overlayUsing(l.Upper); user != c || err != nil {
 					t.Errorf("overlayUsing(upper) = %q, %v; want %q", user, err, c)
+				}
+				got, err := LayersOf(c)
+				if name == "by number" {
+					got.Lower = l.Lower // whose names are numbers there
+				}
+				if err != nil || !reflect.DeepEqual(got, l) {
+					t.Errorf("LayersOf(C) = %q, %v; want %q", got, err, l)
 				}
 				must(t, mount.Unmount(ctx, c))
 			})

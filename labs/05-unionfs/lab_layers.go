@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -15,11 +16,6 @@ import (
 	"github.com/nslab/nslab/course"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 )
-
-// The layers of a container: three of an image, the init layer, the one that is written to.
-var containerLayers = []struct{ folder, role string }{
-	{"rw", "rw"}, {"init", "ro+wh"}, {"3", "ro+wh"}, {"2", "ro+wh"}, {"1", "ro+wh"},
-}
 
 // image are the files of the three image layers, the lowest first. The folder's name is the layer's.
 var image = []string{
@@ -79,10 +75,20 @@ func layers(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range containerLayers {
-		t.See("%s=%s · %s", filepath.Join(dir, l.folder), l.role, filesIn(dir+"/"+l.folder))
-	}
 	root := dir + "/rootfs"
+	l, err := LayersOf(root) // as the mount table has them
+	if err != nil {
+		return err
+	}
+	t.See("read-write layer, %s=rw: %s", l.Upper, filesIn(l.Upper))
+	for _, path := range l.Lower {
+		if filepath.Base(path) == "init" {
+			t.See("init layer, %s=ro: %s", path, filesIn(path))
+			continue
+		}
+		t.See("image layer, %s=ro: %s", path, filesIn(path))
+	}
+	t.Equal(fmt.Sprint([]string{dir + "/init", dir + "/3", dir + "/2", dir + "/1"}), fmt.Sprint(l.Lower), "the init layer lies between the image's layers and the read-write layer")
 	t.See("rootfs shows: %s", filesIn(root))
 	t.Equal("–", filesIn(dir+"/rw"), "the read-write layer is empty before the container writes")
 	t.Equal(".dockerenv etc/hostname etc/hosts etc/resolv.conf", filesIn(dir+"/init"), "the init layer has the files of this one container")

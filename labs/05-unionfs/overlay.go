@@ -245,32 +245,82 @@ func overlayUsing(paths ...string) (string, error) {
 	return "", nil
 }
 
+// overlayOption finds an option in a line of the mount table.
+func overlayOption(options, key string) (string, bool) {
+	for _, o := range splitEscaped(unquote(options), ',') {
+		if value, ok := strings.CutPrefix(o, key+"="); ok {
+			return unescape(value), true
+		}
+	}
+	return "", false
+}
+
+// LayersOf reads from the mount table which layers the overlay on target has, by the names that it was given.
+func LayersOf(target string) (Layers, error) {
+	table, err := mount.Current()
+	if err != nil {
+		return Layers{}, err
+	}
+	m, _ := table.At(target)
+	if m.FSType != "overlay" {
+		return Layers{}, fmt.Errorf("05-unionfs: read the layers of %s: no overlay is mounted there", target)
+	}
+	var l Layers
+	for _, o := range strings.Split(m.SuperOptions, ",") { // a comma in a name is a number here
+		key, value, _ := strings.Cut(o, "=")
+		switch value = unquote(value); key {
+		case "lowerdir+":
+			l.Lower = append(l.Lower, value)
+		case "lowerdir":
+			for _, path := range splitEscaped(value, ':') {
+				l.Lower = append(l.Lower, unescape(path))
+			}
+		case "upperdir":
+			l.Upper = unescape(value)
+		case "workdir":
+			l.Work = unescape(value)
+		}
+	}
+	return l, nil
+}
+
 var octal = regexp.MustCompile(`\\[0-7]{3}`)
 
-// overlayOption finds an option in a line of the mount table. The table has octal numbers for special characters; below
-// them the value is as it was given, with a backslash before a comma, a colon and a backslash.
-func overlayOption(options, key string) (string, bool) {
-	options = octal.ReplaceAllStringFunc(options, func(s string) string {
+// unquote replaces the octal numbers that the mount table has for special characters. What is left is as it was given to
+// the kernel, with a backslash before a comma, a colon and a backslash.
+func unquote(s string) string {
+	return octal.ReplaceAllStringFunc(s, func(s string) string {
 		n, _ := strconv.ParseUint(s[1:], 8, 8) // a number above 255 is none that the kernel writes
 		return string([]byte{byte(n)})
 	})
-	var value strings.Builder
-	rest, found := strings.CutPrefix(options, key+"=")
-	if !found {
-		if _, rest, found = strings.Cut(options, ","+key+"="); !found {
-			return "", false
+}
+
+// splitEscaped splits at each separator that has no backslash before it. The backslashes stay.
+func splitEscaped(s string, separator byte) []string {
+	var list []string
+	start := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case separator:
+			list = append(list, s[start:i])
+			start = i + 1
 		}
 	}
-	for i := 0; i < len(rest); i++ {
-		switch {
-		case rest[i] == ',':
-			return value.String(), true
-		case rest[i] == '\\' && i+1 < len(rest):
+	return append(list, s[start:])
+}
+
+// unescape is the way back from escape.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
 			i++
 		}
-		value.WriteByte(rest[i])
+		b.WriteByte(s[i])
 	}
-	return value.String(), true
+	return b.String()
 }
 
 func sameFolder(a, b string) bool {
