@@ -143,7 +143,7 @@ func TestTar(t *testing.T) {
 		}
 	}
 	want := []string{
-		"etc/ 5 ", "etc/hosts 0 ", "etc/linked 1 etc/hosts", "etc/.wh.motd 0 ", "etc/soft 2 hosts", "fifo 6 ",
+		"etc/ 5 ", "etc/.wh.motd 0 ", "etc/hosts 0 ", "etc/linked 1 etc/hosts", "etc/soft 2 hosts", "fifo 6 ",
 		"fresh/ 5 ", "fresh/.wh..wh..opq 0 ", "fresh/new 0 ", "gone/ 5 ",
 	}
 	if !slices.Equal(got, want) {

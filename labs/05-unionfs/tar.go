@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +21,24 @@ import (
 // The order is that of the names, so the same layer gives the same bytes. An opaque mark comes right after its folder,
 // since whoever unpacks must clear the folder before the files that are new in it. Sockets are left out: no tar has them.
 func WriteTar(ctx context.Context, w io.Writer, dir string, f Form) error {
-	t := &tarWriter{Writer: tar.NewWriter(w), dir: dir, form: f, links: map[[2]uint64]string{}}
-	err := scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return t.entry(path, m, e)
-	})
+	entries, err := tarEntries(dir, f)
 	if err != nil {
 		return err
+	}
+	t := &tarWriter{Writer: tar.NewWriter(w), dir: dir, links: map[[2]uint64]string{}}
+	for _, e := range entries {
+		if err = ctx.Err(); err != nil {
+			return err
+		}
+		if e.file == nil {
+			// A mark has neither owner nor time, so that equal layers have equal digests.
+			err = t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: e.name})
+		} else {
+			err = t.file(e.name, e.file)
+		}
+		if err != nil {
+			return fmt.Errorf("05-unionfs: write layer %s as a tar: %s: %w", dir, e.name, err)
+		}
 	}
 	if err := t.Close(); err != nil {
 		return fmt.Errorf("05-unionfs: end the tar of %s: %w", dir, err)
@@ -36,40 +46,55 @@ func WriteTar(ctx context.Context, w io.Writer, dir string, f Form) error {
 	return nil
 }
 
+// tarEntry is a file of the layer or, without one, a mark.
+type tarEntry struct {
+	name string
+	file fs.DirEntry
+}
+
+// tarEntries lists what the tar will have, in its order. That cannot be the order on disk, where a whiteout has another
+// name in each form.
+func tarEntries(dir string, f Form) ([]tarEntry, error) {
+	var list []tarEntry
+	err := scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
+		reserved := path != "." && strings.HasPrefix(e.Name(), whiteoutPrefix)
+		switch {
+		case m != nil && !m.Opaque:
+			folder, name := filepath.Split(m.Path)
+			list = append(list, tarEntry{name: folder + whiteoutPrefix + name})
+			return nil
+		case reserved && f != AufsForm:
+			return fmt.Errorf("%s: %w", path, ErrReserved)
+		case reserved && e.IsDir():
+			return fs.SkipDir // aufs's own
+		case reserved:
+			return nil
+		}
+		if path != "." { // the layer's own folder is not part of its content
+			list = append(list, tarEntry{path, e})
+		}
+		if m != nil {
+			list = append(list, tarEntry{name: filepath.Join(path, opaqueName)})
+		}
+		return nil
+	})
+	slices.SortFunc(list, func(a, b tarEntry) int { return slices.Compare(tarKey(a.name), tarKey(b.name)) })
+	return list, err
+}
+
+// tarKey sorts a folder before what it holds, and its opaque mark before everything else in it.
+func tarKey(name string) []string {
+	key := strings.Split(name, "/")
+	if last := len(key) - 1; key[last] == opaqueName {
+		key[last] = ""
+	}
+	return key
+}
+
 type tarWriter struct {
 	*tar.Writer
 	dir   string
-	form  Form
 	links map[[2]uint64]string // device and inode of files with several names → the first of them
-}
-
-func (t *tarWriter) entry(path string, m *Mark, e fs.DirEntry) error {
-	reserved := path != "." && strings.HasPrefix(e.Name(), whiteoutPrefix)
-	switch {
-	case m != nil && !m.Opaque:
-		dir, name := filepath.Split(m.Path)
-		return t.empty(dir + whiteoutPrefix + name)
-	case reserved && t.form != AufsForm:
-		return fmt.Errorf("%s: %w", path, ErrReserved)
-	case reserved && e.IsDir():
-		return fs.SkipDir // aufs's own
-	case reserved:
-		return nil
-	}
-	if path != "." { // the layer's own folder is not part of its content
-		if err := t.file(path, e); err != nil {
-			return err
-		}
-	}
-	if m != nil {
-		return t.empty(filepath.Join(path, opaqueName))
-	}
-	return nil
-}
-
-// empty writes a mark. It has neither owner nor time, so that equal layers have equal digests.
-func (t *tarWriter) empty(name string) error {
-	return t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name})
 }
 
 func (t *tarWriter) file(path string, e fs.DirEntry) (err error) {
