@@ -80,8 +80,10 @@ func holdsLayers(t *course.T, dir string) (fits bool, err error) {
 	if err != nil {
 		return false, nil
 	}
-	removed := os.Remove(try + "/merged/file")
-	return removed == nil, u.Unmount(t.Untraced())
+	if err := os.Remove(try + "/merged/file"); err != nil {
+		return false, unmounting(u)(t.Untraced())
+	}
+	return true, u.Unmount(t.Untraced())
 }
 
 // plant makes files below dir, each with its own folder and name as content ("of A" for "A/x"); a name that ends in "/"
