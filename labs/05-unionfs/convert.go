@@ -47,13 +47,6 @@ func (f Form) attribute(name string) string {
 	return "trusted.overlay." + name
 }
 
-// Names of aufs. Everything else that starts with reservedPrefix is aufs's own bookkeeping in the topmost folder.
-const (
-	whiteoutPrefix = ".wh."
-	reservedPrefix = ".wh..wh."
-	opaqueName     = ".wh..wh..opq"
-)
-
 // Mark is something that a layer takes away.
 type Mark struct {
 	Path   string // in the layer: "etc/motd", "." for the layer itself
@@ -106,13 +99,13 @@ func markAt(dir, path string, f Form, e fs.DirEntry) (*Mark, error) {
 	full := filepath.Join(dir, path)
 	if f == AufsForm {
 		if e.IsDir() {
-			_, err := os.Lstat(filepath.Join(full, opaqueName))
+			_, err := os.Lstat(filepath.Join(full, whOpaque))
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil, nil
 			}
 			return &Mark{Path: path, Opaque: true}, err
 		}
-		if name, ok := strings.CutPrefix(e.Name(), whiteoutPrefix); ok && !strings.HasPrefix(e.Name(), reservedPrefix) {
+		if name, ok := strings.CutPrefix(e.Name(), whPrefix); ok && !strings.HasPrefix(e.Name(), whMeta) {
 			return &Mark{Path: filepath.Join(filepath.Dir(path), name)}, nil
 		}
 		return nil, nil
@@ -186,10 +179,10 @@ func Convert(ctx context.Context, dir string, from, to Form) error {
 		if m != nil {
 			marks = append(marks, *m)
 		}
-		switch reserved := strings.HasPrefix(e.Name(), whiteoutPrefix) && path != "."; {
+		switch reserved := strings.HasPrefix(e.Name(), whPrefix) && path != "."; {
 		case reserved && from != AufsForm && to == AufsForm:
 			return fmt.Errorf("%s: %w", path, ErrReserved)
-		case reserved && from == AufsForm && to != AufsForm && strings.HasPrefix(e.Name(), reservedPrefix) && e.Name() != opaqueName:
+		case reserved && from == AufsForm && to != AufsForm && strings.HasPrefix(e.Name(), whMeta) && e.Name() != whOpaque:
 			own = append(own, path)
 			if e.IsDir() {
 				return fs.SkipDir
@@ -249,9 +242,9 @@ func erase(dir string, m Mark, f Form) error {
 	path := filepath.Join(dir, m.Path)
 	switch {
 	case f == AufsForm && m.Opaque:
-		return os.Remove(filepath.Join(path, opaqueName))
+		return os.Remove(filepath.Join(path, whOpaque))
 	case f == AufsForm:
-		return os.Remove(filepath.Join(filepath.Dir(path), whiteoutPrefix+filepath.Base(path)))
+		return os.Remove(filepath.Join(filepath.Dir(path), whPrefix+filepath.Base(path)))
 	case m.Opaque:
 		return unix.Lremovexattr(path, f.attribute("opaque"))
 	}
@@ -270,9 +263,9 @@ func Write(ctx context.Context, dir string, m Mark, f Form) error {
 	err := func() error {
 		switch {
 		case f == AufsForm && m.Opaque:
-			return touch(ctx, filepath.Join(path, opaqueName))
+			return touch(ctx, filepath.Join(path, whOpaque))
 		case f == AufsForm:
-			return touch(ctx, filepath.Join(filepath.Dir(path), whiteoutPrefix+filepath.Base(path)))
+			return touch(ctx, filepath.Join(filepath.Dir(path), whPrefix+filepath.Base(path)))
 		case m.Opaque:
 			return setAttribute(ctx, path, f.attribute("opaque"), "y")
 		case f == OverlayXattrForm || f == OverlayXattrUserForm:

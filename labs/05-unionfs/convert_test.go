@@ -55,12 +55,12 @@ func randomLayer(t *testing.T, r *rand.Rand, dir string, f Form) []Mark {
 	return marks
 }
 
-// listing describes a layer without its marks: names, kinds, content, times of folders.
-func listing(t *testing.T, dir string, f Form) string {
+// described tells of a layer without its marks: names, kinds, content, times of folders.
+func described(t *testing.T, dir string, f Form) string {
 	t.Helper()
 	var lines []string
 	must(t, scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		if m != nil && !m.Opaque || e.Name() == opaqueName {
+		if m != nil && !m.Opaque || e.Name() == whOpaque {
 			return nil
 		}
 		info, err := e.Info()
@@ -93,7 +93,7 @@ func TestRoundTrip(t *testing.T) {
 		from, to := forms[r.IntN(len(forms))], forms[r.IntN(len(forms))]
 		dir := filepath.Join(base, fmt.Sprint(i))
 		want := markNames(randomLayer(t, r, dir, from))
-		before := listing(t, dir, from)
+		before := described(t, dir, from)
 		bytesBefore := tarOf(t, dir, from)
 		for _, step := range [][2]Form{{from, to}, {to, from}} {
 			must(t, Convert(t.Context(), dir, step[0], step[1]))
@@ -102,7 +102,7 @@ func TestRoundTrip(t *testing.T) {
 			if got := markNames(marks); got != want {
 				t.Errorf("%s → %s: marks %q; want %q", step[0], step[1], got, want)
 			}
-			if got := listing(t, dir, step[1]); got != before {
+			if got := described(t, dir, step[1]); got != before {
 				t.Errorf("%s → %s: the layer is\n%s\nit was\n%s", step[0], step[1], got, before)
 			}
 			if !bytes.Equal(tarOf(t, dir, step[1]), bytesBefore) {

@@ -46,13 +46,6 @@ func own(t *testing.T) (context.Context, string) {
 	return ctx, dir
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // tree makes files from "path" to content; a path that ends in "/" is a folder.
 func tree(t *testing.T, dir string, files map[string]string) {
 	t.Helper()

@@ -29,7 +29,7 @@ var Lab = course.Lab{
 	Needs: []course.Need{course.NeedRootOrUserns, course.NeedMountNS, course.NeedTmpfs},
 	Files: files,
 	Steps: []course.Step{
-		{ID: "union", Run: union},
+		{ID: "union", Run: seenAsOne},
 		{ID: "copy-up", Answer: 2, Run: copyUp},
 		{ID: "whiteout", Answer: 3, Run: whiteout},
 		{ID: "opaque", Answer: 1, Run: opaque},

@@ -2,8 +2,10 @@ package unionfs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -32,12 +34,22 @@ func aufsByName(t *course.T) error {
 	if !ok {
 		return nil
 	}
-	// Both lower branches have a file that looks like a whiteout of "x"; only in one does it count.
+	// B and D both have a file that looks like a whiteout, of something in the branch below; only B's counts.
 	if err := plant(dir, "A/a", "B/b", "B/.wh.d", "D/d", "D/e", "D/.wh.f", "E/f", "C/"); err != nil {
 		return err
 	}
+	option := fmt.Sprintf("br=%[1]s/A=rw:%[1]s/B=ro+wh:%[1]s/D=ro:%[1]s/E", dir) // where nothing is said, ro
 	want := []Branch{{dir + "/A", RW}, {dir + "/B", ROWH}, {dir + "/D", RO}, {dir + "/E", RO}}
-	u, err := branched(t, d, want, dir+"/C")
+	branches, err := ParseBranches(option)
+	if err != nil {
+		return err
+	}
+	same, err := ParseBranches("dirs=" + strings.TrimPrefix(option, "br="))
+	if err != nil {
+		return err
+	}
+	t.Equal(branches, same, "br= and dirs= mean the same")
+	u, err := branched(t, d, branches, dir+"/C")
 	if err != nil {
 		return err
 	}
@@ -45,6 +57,7 @@ func aufsByName(t *course.T) error {
 	if err != nil {
 		return err
 	}
+	t.See("the option: %s", option)
 	for i, b := range got {
 		t.See("%s/br%s: %s", u.ID, str(i), b.String())
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/nslab/nslab/course"
 )
 
-// union: the classic experiment. Two folders, one view.
-func union(t *course.T) error {
+// seenAsOne: the classic experiment. Two folders, one view.
+func seenAsOne(t *course.T) error {
 	dir, err := classic(t.Context(), t)
 	if err != nil {
 		return err

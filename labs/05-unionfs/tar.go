@@ -57,11 +57,11 @@ type tarEntry struct {
 func tarEntries(dir string, f Form) ([]tarEntry, error) {
 	var list []tarEntry
 	err := scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		reserved := path != "." && strings.HasPrefix(e.Name(), whiteoutPrefix)
+		reserved := path != "." && strings.HasPrefix(e.Name(), whPrefix)
 		switch {
 		case m != nil && !m.Opaque:
 			folder, name := filepath.Split(m.Path)
-			list = append(list, tarEntry{name: folder + whiteoutPrefix + name})
+			list = append(list, tarEntry{name: folder + whPrefix + name})
 			return nil
 		case reserved && f != AufsForm:
 			return fmt.Errorf("%s: %w", path, ErrReserved)
@@ -74,7 +74,7 @@ func tarEntries(dir string, f Form) ([]tarEntry, error) {
 			list = append(list, tarEntry{path, e})
 		}
 		if m != nil {
-			list = append(list, tarEntry{name: filepath.Join(path, opaqueName)})
+			list = append(list, tarEntry{name: filepath.Join(path, whOpaque)})
 		}
 		return nil
 	})
@@ -85,7 +85,7 @@ func tarEntries(dir string, f Form) ([]tarEntry, error) {
 // tarKey sorts a folder before what it holds, and its opaque mark before everything else in it.
 func tarKey(name string) []string {
 	key := strings.Split(name, "/")
-	if last := len(key) - 1; key[last] == opaqueName {
+	if last := len(key) - 1; key[last] == whOpaque {
 		key[last] = ""
 	}
 	return key

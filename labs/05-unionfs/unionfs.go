@@ -59,7 +59,7 @@ func Mount(ctx context.Context, d Driver, l Layers, target string) (*Union, erro
 	case Aufs:
 		return mountAufs(ctx, branchesOf(l), target)
 	case AufsFUSE:
-		return mountFUSE(ctx, branchesOf(l), target)
+		return serve(ctx, branchesOf(l), target)
 	}
 	return nil, &Error{Op: "mount", Driver: d, Target: target, Err: ErrUnknownDriver}
 }
@@ -70,9 +70,18 @@ func MountBranches(ctx context.Context, d Driver, list []Branch, target string) 
 	case Aufs:
 		return mountAufs(ctx, list, target)
 	case AufsFUSE:
-		return mountFUSE(ctx, list, target)
+		return serve(ctx, list, target)
 	}
 	return nil, &Error{Op: "mount", Driver: d, Layers: layersOf(list), Target: target, Err: ErrUnknownDriver}
+}
+
+// serve is mountFUSE, with an error that can say why.
+func serve(ctx context.Context, list []Branch, target string) (*Union, error) {
+	u, err := mountFUSE(ctx, list, target)
+	if err != nil {
+		return nil, &Error{Op: "mount", Driver: AufsFUSE, Layers: layersOf(list), Target: target, Err: err}
+	}
+	return u, nil
 }
 
 // Unmount takes the union off its target and waits for its server's end. A union whose server has died is unmounted like

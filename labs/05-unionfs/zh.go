@@ -75,8 +75,10 @@ var zh = course.Messages{
 	"and the image's own hosts file":                        "hosts 则是镜像自己的",
 
 	// aufs, killed
-	"%s/br%s: %s": "%s/br%s：%s",
-	"C shows: %s": "C 显示：%s",
+	"%s/br%s: %s":                 "%s/br%s：%s",
+	"the option: %s":              "选项：%s",
+	"br= and dirs= mean the same": "br= 与 dirs= 含义相同",
+	"C shows: %s":                 "C 显示：%s",
 	"the listing names each branch with its mode, topmost first":              "列表从上到下给出每个分支及其方式",
 	".wh.d in the ro+wh branch hides d; .wh.f in the ro branch hides nothing": "ro+wh 分支里的 .wh.d 遮住了 d；ro 分支里的 .wh.f 什么也没遮住",
 	"A/b reads: %s · B/b reads: %s · A/.wh.e is %s":                           "A/b 的内容：%s · B/b 的内容：%s · A/.wh.e 是 %s",
