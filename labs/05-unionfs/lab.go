@@ -72,7 +72,7 @@ func disk(ctx context.Context, t *course.T, dir string, size int64) error {
 func holdsLayers(t *course.T, dir string) (fits bool, err error) {
 	try := filepath.Join(dir, ".try")
 	defer func() { err = errors.Join(err, os.RemoveAll(try)) }()
-	if err := plant(try, "lower/file", "upper/", "work/", "merged/"); err != nil {
+	if err := makeFiles(try, "lower/file", "upper/", "work/", "merged/"); err != nil {
 		return false, err
 	}
 	l := Layers{Lower: []string{try + "/lower"}, Upper: try + "/upper", Work: try + "/work"}
@@ -86,9 +86,9 @@ func holdsLayers(t *course.T, dir string) (fits bool, err error) {
 	return true, u.Unmount(t.Untraced())
 }
 
-// plant makes files below dir, each with its own folder and name as content ("of A" for "A/x"); a name that ends in "/"
+// makeFiles makes files below dir, each with its own folder and name as content ("of A" for "A/x"); a name that ends in "/"
 // is a folder.
-func plant(dir string, names ...string) error {
+func makeFiles(dir string, names ...string) error {
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		folder := path
@@ -114,7 +114,7 @@ func classic(ctx context.Context, t *course.T, more ...string) (dir string, err 
 	if dir, err = bench(t); err != nil {
 		return "", err
 	}
-	if err := plant(dir, append([]string{"A/a", "A/x", "B/b", "B/x", "C/", "work/"}, more...)...); err != nil {
+	if err := makeFiles(dir, append([]string{"A/a", "A/x", "B/b", "B/x", "C/", "work/"}, more...)...); err != nil {
 		return "", err
 	}
 	_, err = unite(ctx, t, Overlay, classicLayers(dir), dir+"/C")

@@ -35,7 +35,7 @@ func aufsByName(t *course.T) error {
 		return nil
 	}
 	// B and D both have a file that looks like a whiteout, of something in the branch below; only B's counts.
-	if err := plant(dir, "A/a", "B/b", "B/.wh.d", "D/d", "D/e", "D/.wh.f", "E/f", "C/"); err != nil {
+	if err := makeFiles(dir, "A/a", "B/b", "B/.wh.d", "D/d", "D/e", "D/.wh.f", "E/f", "C/"); err != nil {
 		return err
 	}
 	option := fmt.Sprintf("br=%[1]s/A=rw:%[1]s/B=ro+wh:%[1]s/D=ro:%[1]s/E", dir) // where nothing is said, ro
@@ -90,7 +90,7 @@ func killed(t *course.T) error {
 	if !ok || d != AufsFUSE {
 		return nil // a kernel's aufs has no process that could die
 	}
-	if err := plant(dir, "A/a", "B/b", "C/"); err != nil {
+	if err := makeFiles(dir, "A/a", "B/b", "C/"); err != nil {
 		return err
 	}
 	u, err := branched(t, d, []Branch{{dir + "/A", RW}, {dir + "/B", ROWH}}, dir+"/C")

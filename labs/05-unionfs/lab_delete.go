@@ -35,7 +35,7 @@ func whiteoutOfAufs(t *course.T, dir string) error {
 	if !ok {
 		return nil
 	}
-	if err := plant(dir, "A2/", "C2/"); err != nil {
+	if err := makeFiles(dir, "A2/", "C2/"); err != nil {
 		return err
 	}
 	l := Layers{Lower: []string{dir + "/B"}, Upper: dir + "/A2"}

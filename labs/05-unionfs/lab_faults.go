@@ -23,12 +23,12 @@ func manyLayers(t *course.T) error {
 	var l Layers
 	for i := range layerCount {
 		name := fmt.Sprintf("layer-%03d", i)
-		if err := plant(dir, name+"/file-"+name[6:], name+"/top"); err != nil {
+		if err := makeFiles(dir, name+"/file-"+name[6:], name+"/top"); err != nil {
 			return err
 		}
 		l.Lower = append(l.Lower, filepath.Join(dir, name))
 	}
-	if err := plant(dir, "merged/"); err != nil {
+	if err := makeFiles(dir, "merged/"); err != nil {
 		return err
 	}
 	// Each layer is a call where the kernel has lowerdir+; one shows the pattern.
@@ -107,7 +107,7 @@ func full(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	if err := plant(dir, "B/small", "up/", "C/"); err != nil {
+	if err := makeFiles(dir, "B/small", "up/", "C/"); err != nil {
 		return err
 	}
 	big := strings.Repeat("0123456789abcdef", 32<<10) // 512 KiB
@@ -117,7 +117,7 @@ func full(t *course.T) error {
 	if err := disk(t.Context(), t, dir+"/up", 256<<10); err != nil {
 		return err
 	}
-	if err := plant(dir, "up/A/", "up/work/"); err != nil {
+	if err := makeFiles(dir, "up/A/", "up/work/"); err != nil {
 		return err
 	}
 	l := Layers{Lower: []string{dir + "/B"}, Upper: dir + "/up/A", Work: dir + "/up/work"}

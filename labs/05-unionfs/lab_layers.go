@@ -31,7 +31,7 @@ func container(ctx context.Context, t *course.T) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := plant(dir, image...); err != nil {
+	if err := makeFiles(dir, image...); err != nil {
 		return "", err
 	}
 	if err := initLayer(t.Untraced(), dir+"/init"); err != nil {
@@ -138,7 +138,7 @@ func commit(t *course.T) error {
 
 // newImage unpacks the commit as a fourth layer, and mounts the four for another container.
 func newImage(t *course.T, dir string) error {
-	if err := plant(dir, "rootfs2/"); err != nil {
+	if err := makeFiles(dir, "rootfs2/"); err != nil {
 		return err
 	}
 	if err := unpackLayer(t.Untraced(), dir+"/rw", dir+"/4", overlayForm(t)); err != nil {
