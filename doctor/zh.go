@@ -122,6 +122,7 @@ var zh = course.Messages{
 	"look for what the kernel waits for: %s":                                    "查看内核在等什么：%s",
 	"boot a kernel that was built with it (%s): those of the distributions are": "换用编译时启用了 %s 的内核：各发行版的内核都已启用",
 	"keep nslab's state on ext4, xfs, btrfs or tmpfs: %s":                       "把 nslab 的数据放到 ext4、xfs、btrfs 或 tmpfs 上：%s",
+	"changes and whiteouts land in an upper layer on a tmpfs":                   "在 tmpfs 上，修改和 whiteout 都落在 upper 层",
 	"overlay in user namespaces needs kernel 5.11; as root it works without":    "在用户命名空间里挂载 overlay 需要 5.11 及以上的内核；以 root 运行则不需要",
 	"on the host, not in the container: %s":                                     "在宿主机（不是容器）上执行：%s",
 	"if there is no such module: %s":                                            "如果没有这个模块：%s",

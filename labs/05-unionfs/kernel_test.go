@@ -76,7 +76,7 @@ func onC(t *testing.T, dir string) (Layers, string) {
 	return Layers{Lower: []string{dir + "/B"}, Upper: dir + "/A", Work: dir + "/work"}, dir + "/C"
 }
 
-func TestClassic(t *testing.T) {
+func TestOnC(t *testing.T) {
 	ctx, dir := own(t)
 	l, c := onC(t, dir)
 	u, err := Mount(ctx, Overlay, l, c)

@@ -26,7 +26,7 @@ var files embed.FS
 var Lab = course.Lab{
 	Number: 5, Slug: "unionfs", Minutes: 25,
 	Title: course.Text{En: "Many folders, one view: the layers of an image", Zh: "许多目录，一个视图：镜像的层"},
-	Needs: []course.Need{course.NeedRootOrUserns, course.NeedMountNS, course.NeedTmpfs},
+	Needs: []course.Need{course.NeedRootOrUserns, course.NeedMountNS, course.NeedTmpfs, course.NeedOverlay},
 	Files: files,
 	Steps: []course.Step{
 		{ID: "union", Run: seenAsOne},
