@@ -80,7 +80,7 @@ const (
 	NeedCgroupNS     Need = "ns.cgroup"
 	NeedTmpfs        Need = "mount.tmpfs"
 	NeedOverlay      Need = "mount.overlay-tmpfs" // on any file system at all: labs can bring one of their own
-	NeedCgroupCPU    Need = "cgroup.cpu" // a group can be made below ours, with this controller
+	NeedCgroupCPU    Need = "cgroup.cpu"          // a group can be made below ours, with this controller
 	NeedCgroupMemory Need = "cgroup.memory"
 	NeedCgroupPids   Need = "cgroup.pids"
 )
