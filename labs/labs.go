@@ -9,6 +9,7 @@ import (
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
+	volumes "github.com/nslab/nslab/labs/07-volumes"
 )
 
 // All lists the labs.
@@ -20,5 +21,6 @@ func All() []*course.Lab {
 		&rootfs.Lab,
 		&unionfs.Lab,
 		&setns.Lab,
+		&volumes.Lab,
 	}
 }
