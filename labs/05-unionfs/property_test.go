@@ -40,7 +40,7 @@ func fromEnvironment(t *testing.T, name string, otherwise int64) int64 {
 		return otherwise
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	need(t, err)
+	must(t, err)
 	return n
 }
 
@@ -54,35 +54,52 @@ type layerFile struct {
 // randomLayers makes three layers that have much in common, the topmost first.
 func randomLayers(r *rand.Rand) [3][]layerFile {
 	var layers [3][]layerFile
-	for i := range layers {
-		taken := map[string]byte{}
-		for range 60 {
-			path := randomPath(r)
-			kind := "ffffddlpwo"[r.Intn(10)]
-			if i == 2 && kind == 'w' || i == 2 && kind == 'o' {
-				kind = 'd' // nothing is below the lowest
-			}
-			ok := taken[path] == 0
-			for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
-				if k := taken[dir]; k != 0 && k != 'd' && k != 'o' {
-					ok = false
+	view := map[string]byte{} // what the layers made so far show
+	for i := len(layers) - 1; i >= 0; i-- {
+		layers[i] = layerOver(r, view)
+		for _, f := range layers[i] {
+			if f.kind != 'd' || view[f.path] != 'd' && view[f.path] != 'o' {
+				for path := range view {
+					if strings.HasPrefix(path, f.path+"/") {
+						delete(view, path)
+					}
 				}
 			}
-			if !ok {
-				continue
+			view[f.path] = f.kind
+			if f.kind == 'w' {
+				delete(view, f.path)
 			}
-			for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
-				if taken[dir] == 0 {
-					taken[dir] = 'd'
-					layers[i] = append(layers[i], layerFile{path: dir, kind: 'd'})
-				}
-			}
-			taken[path] = kind
-			layers[i] = append(layers[i], layerFile{path, kind, strings.Repeat(path, r.Intn(3000))})
 		}
-		slices.SortStableFunc(layers[i], func(a, b layerFile) int { return strings.Compare(a.path, b.path) })
 	}
 	return layers
+}
+
+// layerOver makes one. It has a whiteout only where there is something to hide: overlay lists one that hides nothing.
+func layerOver(r *rand.Rand, below map[string]byte) []layerFile {
+	var files []layerFile
+	taken := map[string]byte{}
+	for range 60 {
+		path := randomPath(r)
+		kind := "ffffddlpwo"[r.Intn(10)]
+		ok := taken[path] == 0 && (kind != 'w' || below[path] != 0)
+		for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
+			k := taken[dir]
+			ok = ok && (k == 0 || k == 'd' || k == 'o' && kind != 'w')
+		}
+		if !ok {
+			continue
+		}
+		for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
+			if taken[dir] == 0 {
+				taken[dir] = 'd'
+				files = append(files, layerFile{path: dir, kind: 'd'})
+			}
+		}
+		taken[path] = kind
+		files = append(files, layerFile{path, kind, strings.Repeat(path, r.Intn(3000))})
+	}
+	slices.SortStableFunc(files, func(a, b layerFile) int { return strings.Compare(a.path, b.path) })
+	return files
 }
 
 func randomPath(r *rand.Rand) string {
@@ -96,33 +113,33 @@ func randomPath(r *rand.Rand) string {
 // writeLayer writes a layer in the form of a driver.
 func writeLayer(t *testing.T, dir string, files []layerFile, d Driver, xattr string) {
 	t.Helper()
-	need(t, os.MkdirAll(dir, 0o755))
+	must(t, os.MkdirAll(dir, 0o755))
 	for _, f := range files {
 		path := filepath.Join(dir, f.path)
 		parent, name := filepath.Split(path)
 		switch f.kind {
 		case 'f':
-			need(t, os.WriteFile(path, []byte(f.text), 0o640))
-			need(t, unix.Setxattr(path, "user.layer", []byte(f.path), 0))
+			must(t, os.WriteFile(path, []byte(f.text), 0o640))
+			must(t, unix.Setxattr(path, "user.layer", []byte(f.path), 0))
 		case 'd', 'o':
-			need(t, os.Mkdir(path, 0o755))
+			must(t, os.Mkdir(path, 0o755))
 		case 'l':
-			need(t, os.Symlink("../"+f.path, path))
+			must(t, os.Symlink("../"+f.path, path))
 		case 'p':
-			need(t, unix.Mkfifo(path, 0o600))
+			must(t, unix.Mkfifo(path, 0o600))
 		}
 		switch {
 		case f.kind == 'w' && d == Overlay:
 			writeOverlayWhiteout(t, parent, name, xattr)
 		case f.kind == 'w':
-			need(t, os.WriteFile(filepath.Join(parent, whiteoutOf(name)), nil, 0o444))
+			must(t, os.WriteFile(filepath.Join(parent, whiteoutOf(name)), nil, 0o444))
 		case f.kind == 'o' && d == Overlay:
-			need(t, unix.Setxattr(path, xattr+"opaque", []byte("y"), 0))
+			must(t, unix.Setxattr(path, xattr+"opaque", []byte("y"), 0))
 		case f.kind == 'o':
-			need(t, os.WriteFile(filepath.Join(path, whOpaque), nil, 0o444))
+			must(t, os.WriteFile(filepath.Join(path, whOpaque), nil, 0o444))
 		}
 	}
-	need(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -134,7 +151,7 @@ func writeLayer(t *testing.T, dir string, files []layerFile, d Driver, xattr str
 // writeOverlayWhiteout makes a device 0/0. A user namespace may make that one, and no other.
 func writeOverlayWhiteout(t *testing.T, parent, name, _ string) {
 	t.Helper()
-	need(t, unix.Mknod(filepath.Join(parent, name), unix.S_IFCHR, 0))
+	must(t, unix.Mknod(filepath.Join(parent, name), unix.S_IFCHR, 0))
 }
 
 // side is one of the three that are compared.
@@ -166,15 +183,15 @@ func TestPropertyUser(t *testing.T) {
 		t.Skip("needs root, to become nobody")
 	}
 	dir, err := os.MkdirTemp("/var/tmp", "unionfs")
-	need(t, err)
+	must(t, err)
 	defer os.RemoveAll(dir)
-	need(t, os.Chmod(dir, 0o777))
+	must(t, os.Chmod(dir, 0o777))
 	self, err := os.Executable()
-	need(t, err)
+	must(t, err)
 	binary, err := os.ReadFile(self)
-	need(t, err)
+	must(t, err)
 	program := filepath.Join(dir, "program")
-	need(t, os.WriteFile(program, binary, 0o755))
+	must(t, os.WriteFile(program, binary, 0o755))
 	const nobody = 65534
 	cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--",
 		"unshare", "--user", "--map-root-user", "--mount", program, "-test.run=^TestProperty$", "-test.v")
@@ -204,22 +221,23 @@ func runProperty(t *testing.T, r *rand.Rand, count int) {
 		list = append(list, Branch{forAufs, ROWH})
 	}
 	for _, name := range []string{"upper", "work", "overlay", "rw", "aufs"} {
-		need(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	ctx := context.Background()
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s%s", strings.Join(lower, ":"), at("upper"), at("work"), data)
-	need(t, mount.Syscall(ctx, "overlay", at("overlay"), "overlay", 0, options))
-	defer func() { need(t, mount.Unmount(ctx, at("overlay"))) }()
+	must(t, mount.Syscall(ctx, "overlay", at("overlay"), "overlay", 0, options))
+	defer func() { must(t, mount.Unmount(ctx, at("overlay"))) }()
 	list = append([]Branch{{at("rw"), RW}}, list...)
 	u, err := mountFUSE(ctx, list, at("aufs"))
-	need(t, err)
-	defer func() { need(t, u.Unmount(ctx)) }()
-	need(t, copyTree(at("overlay"), at("plain")))
+	must(t, err)
+	defer func() { must(t, u.Unmount(ctx)) }()
+	must(t, copyTree(at("overlay"), at("plain")))
 	sides := []*side{{name: "plain", root: at("plain")}, {name: "overlay", root: at("overlay")}, {name: "aufs-fuse", root: at("aufs")}}
 	for _, s := range sides {
 		s.kept = map[int]*os.File{}
 	}
+	defer closeKept(sides) // before the unmounts above
 	compareSides(t, sides, "at the beginning")
 	var paths []string
 	var log []string
@@ -237,16 +255,16 @@ func runProperty(t *testing.T, r *rand.Rand, count int) {
 				t.Fatalf("after:\n%s", strings.Join(log[max(0, len(log)-500):], "\n"))
 			}
 			closeKept(sides)
-			need(t, u.Unmount(ctx)) // what is on disk must say the same to a server that was not there
+			must(t, u.Unmount(ctx)) // what is on disk must say the same to a server that was not there
 			u, err = mountFUSE(ctx, list, at("aufs"))
-			need(t, err)
+			must(t, err)
 			compareSides(t, sides, "mounted again")
 		}
 	}
 	closeKept(sides)
 	compareSides(t, sides, "at the end")
 	left, err := os.ReadDir(filepath.Join(at("rw"), whOrphan))
-	need(t, err)
+	must(t, err)
 	if len(left) > 0 {
 		t.Errorf("%s still holds %v", whOrphan, left)
 	}
@@ -302,7 +320,7 @@ func doEverywhere(t *testing.T, sides []*side, op operation) bool {
 		for _, s := range sides {
 			var from, to string
 			fmt.Sscanf(op.text, "rename %s %s", &from, &to)
-			need(t, moveByCopy(filepath.Join(s.root, from), filepath.Join(s.root, to)))
+			must(t, moveByCopy(filepath.Join(s.root, from), filepath.Join(s.root, to)))
 		}
 	}
 	return true

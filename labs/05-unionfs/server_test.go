@@ -5,7 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/moby/sys/reexec"
 )
+
+func TestMain(m *testing.M) {
+	if reexec.Init() {
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // served mounts an aufs-fuse union for a test, and takes it away again.
 func served(t *testing.T, branches ...Branch) *Union {
@@ -15,12 +24,12 @@ func served(t *testing.T, branches ...Branch) *Union {
 	}
 	target := t.TempDir()
 	u, err := mountFUSE(context.Background(), branches, target)
-	need(t, err)
-	t.Cleanup(func() { need(t, u.Unmount(context.Background())) })
+	must(t, err)
+	t.Cleanup(func() { must(t, u.Unmount(context.Background())) })
 	return u
 }
 
-func need(t *testing.T, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -33,11 +42,11 @@ func sow(t *testing.T, dir string, files map[string]string) {
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if name[len(name)-1] == '/' {
-			need(t, os.MkdirAll(path, 0o755))
+			must(t, os.MkdirAll(path, 0o755))
 			continue
 		}
-		need(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		need(t, os.WriteFile(path, []byte(text), 0o644))
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, []byte(text), 0o644))
 	}
 }
 
@@ -45,10 +54,10 @@ func TestFirst(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
 	sow(t, b, map[string]string{"x": "below", "d/y": "deep"})
 	u := served(t, Branch{a, RW}, Branch{b, RO})
-	need(t, os.WriteFile(filepath.Join(u.Target, "x"), []byte("above"), 0o644))
-	need(t, os.Remove(filepath.Join(u.Target, "d/y")))
+	must(t, os.WriteFile(filepath.Join(u.Target, "x"), []byte("above"), 0o644))
+	must(t, os.Remove(filepath.Join(u.Target, "d/y")))
 	list, err := Listing(u)
-	need(t, err)
+	must(t, err)
 	t.Log(list, u)
 	for _, p := range []string{"x", "d/.wh.y"} {
 		if _, err := os.Stat(filepath.Join(a, p)); err != nil {
