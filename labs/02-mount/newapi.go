@@ -128,7 +128,7 @@ func BindTreeReadOnly(ctx context.Context, source, target string) (err error) {
 // NewFS makes a file system and a detached mount of it. options are the file system's own ("size=1m"), attr are
 // MOUNT_ATTR_* of the mount. Where the file system refuses, its own words are in the error: mount(2) has only EINVAL.
 //
-// An option's value may have 255 bytes at most, so an overlay with many layers needs mount(2).
+// An option's value may have 255 bytes at most, so an overlay gets its layers one by one, as "lowerdir+" (Linux 6.7).
 func NewFS(ctx context.Context, fstype, source string, options []string, attr int) (_ *os.File, err error) {
 	fail := func(op string, err error, detail string) (*os.File, error) {
 		return nil, &Error{Op: op, Source: source, FSType: fstype, Data: detail, Err: err}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -237,18 +238,12 @@ func (e *Error) overlayOfOverlays(path string) bool {
 		return false
 	}
 	m, _ := table.ByID(id)
-	for _, option := range strings.Split(m.SuperOptions, ",") {
-		value, ok := strings.CutPrefix(option, "lowerdir")
-		if !ok {
-			continue
-		}
-		value = strings.TrimPrefix(strings.TrimPrefix(value, "+"), "=")
-		for _, dir := range strings.Split(value, ":") {
-			var st unix.Statfs_t
-			if unix.Statfs(dir, &st) == nil && int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC {
-				return true
-			}
-		}
+	l, err := LayersOf(m.Target)
+	if err != nil {
+		return false
 	}
-	return false
+	return slices.ContainsFunc(l.Lower, func(dir string) bool {
+		var st unix.Statfs_t
+		return unix.Statfs(dir, &st) == nil && int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC
+	})
 }

@@ -171,6 +171,10 @@ type starting struct {
 // a server that has its own file system among its mounts keeps itself alive, and could be made to wait for itself. It
 // leads a session of its own, since Ctrl-C is meant for whoever uses the union, not for the union.
 func startServer(ctx context.Context, device *os.File) (*starting, error) {
+	if os.Args[0] == serverEntry {
+		// We are such a process ourselves, in a program whose main forgot reexec.Init: each would start the next.
+		return nil, errors.New("start the union's server: the program does not call reexec.Init")
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start the union's server: %w", err)

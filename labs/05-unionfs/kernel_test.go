@@ -186,6 +186,8 @@ func TestRefused(t *testing.T) {
 		return list
 	}
 	must(t, overlayOldWay(ctx, Layers{Lower: in("B", "B2")}, dir+"/U")) // an overlay to stack upon
+	tree(t, dir, map[string]string{"V/": "", "U2/": ""})
+	must(t, overlayOldWay(ctx, Layers{Lower: in("U", "B2")}, dir+"/V")) // and one more
 	for _, test := range []struct {
 		name  string
 		l     Layers
@@ -198,6 +200,7 @@ func TestRefused(t *testing.T) {
 		{"work elsewhere", Layers{Lower: in("B"), Upper: dir + "/A", Work: dir + "/elsewhere"}, unix.EINVAL, "work and upper lie in the same mount"},
 		{"work in upper", Layers{Lower: in("B"), Upper: dir + "/A", Work: dir + "/A/sub"}, unix.EINVAL, "neither of work and upper lies in the other"},
 		{"upper on overlay", Layers{Lower: in("B"), Upper: dir + "/U", Work: dir + "/U"}, unix.EINVAL, "the file system of the upper folder can hold whiteouts"},
+		{"three levels", Layers{Lower: in("V"), Upper: dir + "/A", Work: dir + "/work"}, unix.EINVAL, "no lower folder is an overlay of overlays"},
 		{"none", Layers{}, ErrNoLayers, ""},
 	} {
 		func() { // no t.Run, whose goroutine would have another thread and namespace

@@ -18,7 +18,10 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-//go:embed *.go lesson.md lesson.zh.md
+//go:embed unionfs.go overlay.go aufs.go convert.go tar.go errors.go branch.go whiteout.go fuse.go
+//go:embed server.go server_attr.go server_copyup.go server_dir.go server_file.go server_links.go server_listing.go
+//go:embed server_lookup.go server_make.go server_node.go server_remove.go server_rename.go server_xattr.go
+//go:embed lab.go lab_look.go lab_delete.go lab_layers.go lab_aufs.go lab_faults.go lesson.md lesson.zh.md
 var files embed.FS
 
 // Lab is the walkthrough. Its steps stand in lab_look.go (one view of several folders), lab_delete.go (whiteouts),
@@ -148,19 +151,52 @@ func unmounting(u *Union) func(context.Context) error {
 	}
 }
 
-// do is a change that the step makes to a file, shown like a call of the stage.
-func do(t *course.T, what string, f func() error) error {
-	return trace.Call(t.Context(), 1, func() string { return what }, f)
+// The changes that the steps make to files, shown with the calls of the stage.
+
+// write writes to a file as a program would, with the flags of its open.
+func write(t *course.T, path string, flags int, text string) error {
+	shown := "O_WRONLY|O_APPEND"
+	if flags&os.O_CREATE != 0 {
+		shown = "O_WRONLY|O_CREAT|O_TRUNC"
+		flags |= os.O_TRUNC
+	} else {
+		flags |= os.O_APPEND
+	}
+	return trace.Call(t.Context(), 1,
+		func() string { return fmt.Sprintf("open(%q, %s), write(%q)", path, shown, text) },
+		func() error {
+			f, err := os.OpenFile(path, os.O_WRONLY|flags, 0o644)
+			if err != nil {
+				return unwrapped(err)
+			}
+			_, err = f.WriteString(text)
+			return errors.Join(err, f.Close())
+		})
 }
 
-// appendTo adds a line to a file.
-func appendTo(path, line string) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
+// unlink deletes a file.
+func unlink(t *course.T, path string) error {
+	return trace.Call(t.Context(), 1, func() string { return fmt.Sprintf("unlinkat(AT_FDCWD, %q, 0)", path) },
+		func() error { return unix.Unlinkat(unix.AT_FDCWD, path, 0) })
+}
+
+// removeAll deletes a folder with all it holds, which takes many calls.
+func removeAll(t *course.T, folder string) error {
+	return trace.Call(t.Context(), 1, func() string { return "rm -r " + folder }, func() error { return os.RemoveAll(folder) })
+}
+
+func mkdir(t *course.T, folder string) error {
+	return trace.Call(t.Context(), 1, func() string { return fmt.Sprintf("mkdirat(AT_FDCWD, %q, 0755)", folder) },
+		func() error { return unix.Mkdirat(unix.AT_FDCWD, folder, 0o755) })
+}
+
+// unwrapped is the kernel's answer without the name, which the call shows already.
+func unwrapped(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
 	}
-	_, err = f.WriteString(line + "\n")
-	return errors.Join(err, f.Close())
+	return err
 }
 
 // list names what is in a folder, sorted.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/course/evidence"
+	"github.com/nslab/nslab/trace"
 )
 
 // branched mounts an aufs for the time of the step. Its server, where it has one, dies with the walkthrough.
@@ -65,12 +66,10 @@ func aufsByName(t *course.T) error {
 	t.See("C shows: %s", list(dir+"/C"))
 	t.Equal(want, got, "the listing names each branch with its mode, topmost first")
 	t.Equal("a b e f", list(dir+"/C"), ".wh.d in the ro+wh branch hides d; .wh.f in the ro branch hides nothing")
-	if err := do(t, `write C/b, unlink("C/e")`, func() error {
-		if err := appendTo(dir+"/C/b", "changed"); err != nil {
-			return err
-		}
-		return os.Remove(dir + "/C/e")
-	}); err != nil {
+	if err := write(t, dir+"/C/b", 0, "changed\n"); err != nil {
+		return err
+	}
+	if err := unlink(t, dir+"/C/e"); err != nil {
 		return err
 	}
 	t.See("A/b reads: %s · B/b reads: %s · A/.wh.e is %s", text(dir+"/A/b"), text(dir+"/B/b"), ls(dir+"/A/.wh.e"))
@@ -102,7 +101,9 @@ func killed(t *course.T) error {
 		return err
 	}
 	t.See("process %s serves C, which shows: %s", str(u.Server), list(dir+"/C"))
-	if err := do(t, "kill("+str(u.Server)+", SIGKILL)", func() error { return unix.Kill(u.Server, unix.SIGKILL) }); err != nil {
+	err = trace.Call(t.Context(), 0, func() string { return fmt.Sprintf("kill(%d, SIGKILL)", u.Server) },
+		func() error { return unix.Kill(u.Server, unix.SIGKILL) })
+	if err != nil {
 		return err
 	}
 	// Gone, not only a zombie: its other threads may still hold the connection then, and a call that the kernel had

@@ -1,7 +1,6 @@
 package unionfs
 
 import (
-	"errors"
 	"os"
 
 	"github.com/nslab/nslab/course"
@@ -13,7 +12,7 @@ func whiteout(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	if err := do(t, `unlink("C/b")`, func() error { return os.Remove(dir + "/C/b") }); err != nil {
+	if err := unlink(t, dir+"/C/b"); err != nil {
 		return err
 	}
 	t.See("C has: %s · A has: %s · B has: %s", list(dir+"/C"), list(dir+"/A"), list(dir+"/B"))
@@ -21,7 +20,7 @@ func whiteout(t *course.T) error {
 	t.Equal("a x", list(dir+"/C"), "b is gone from the union")
 	t.Equal("of B", text(dir+"/B/b"), "the lower folder still has it")
 	t.Equal("c 0,0", looks(dir+"/A/b"), "the upper folder has a character device 0/0 of that name")
-	if err := do(t, `unlink("C/x")`, func() error { return os.Remove(dir + "/C/x") }); err != nil {
+	if err := unlink(t, dir+"/C/x"); err != nil {
 		return err
 	}
 	t.See("x lay in both: C has %s; A/x is %s", list(dir+"/C"), ls(dir+"/A/x"))
@@ -42,7 +41,7 @@ func whiteoutOfAufs(t *course.T, dir string) error {
 	if _, err := branched(t, d, branchesOf(l), dir+"/C2"); err != nil {
 		return err
 	}
-	if err := do(t, `unlink("C2/b")`, func() error { return os.Remove(dir + "/C2/b") }); err != nil {
+	if err := unlink(t, dir+"/C2/b"); err != nil {
 		return err
 	}
 	t.See("with aufs: C2 has %s · A2/.wh.b is %s", list(dir+"/C2"), ls(dir+"/A2/.wh.b"))
@@ -58,15 +57,15 @@ func opaque(t *course.T) error {
 		return err
 	}
 	folder := dir + "/C/folder"
-	if err := do(t, `rm -r C/folder`, func() error { return os.RemoveAll(folder) }); err != nil {
+	if err := removeAll(t, folder); err != nil {
 		return err
 	}
 	t.See("after the deletion: A/folder is %s", ls(dir+"/A/folder"))
 	t.Equal("c 0,0", looks(dir+"/A/folder"), "one whiteout hides the whole folder")
-	err = do(t, `mkdir("C/folder"), write C/folder/new`, func() error {
-		return errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(folder+"/new", nil, 0o644))
-	})
-	if err != nil {
+	if err := mkdir(t, folder); err != nil {
+		return err
+	}
+	if err := write(t, folder+"/new", os.O_CREATE, "new\n"); err != nil {
 		return err
 	}
 	name := overlayForm(t).attribute("opaque")

@@ -94,7 +94,7 @@ func layers(t *course.T) error {
 	t.Equal(".dockerenv etc/hostname etc/hosts etc/resolv.conf", filesIn(dir+"/init"), "the init layer has the files of this one container")
 	t.Equal(text(dir+"/init/etc/hosts"), text(root+"/etc/hosts"), "its hosts file hides the image's")
 	t.Equal("of 1", text(dir+"/1/etc/hosts"), "which is unchanged")
-	if err := do(t, `open("rootfs/etc/motd", O_WRONLY|O_CREAT|O_TRUNC), write`, func() error { return os.WriteFile(root+"/etc/motd", []byte("mine\n"), 0o644) }); err != nil {
+	if err := write(t, root+"/etc/motd", os.O_CREATE, "mine\n"); err != nil {
 		return err
 	}
 	t.See("the container has written: rw has %s · 1/etc/motd reads: %s", filesIn(dir+"/rw"), text(dir+"/1/etc/motd"))
@@ -110,13 +110,13 @@ func commit(t *course.T) error {
 		return err
 	}
 	root := dir + "/rootfs"
-	err = do(t, `write etc/motd, unlink("usr/app/main"), rm -r and mkdir("usr/app/cache")`, func() error {
-		return errors.Join(
-			os.WriteFile(root+"/etc/motd", []byte("mine\n"), 0o644), os.Remove(root+"/usr/app/main"),
-			os.RemoveAll(root+"/usr/app/cache"), os.Mkdir(root+"/usr/app/cache", 0o755))
-	})
-	if err != nil {
-		return err
+	for _, change := range []error{ // in this order
+		write(t, root+"/etc/motd", os.O_CREATE, "mine\n"), unlink(t, root+"/usr/app/main"),
+		removeAll(t, root+"/usr/app/cache"), mkdir(t, root+"/usr/app/cache"),
+	} {
+		if change != nil {
+			return change
+		}
 	}
 	var layer bytes.Buffer
 	if err := WriteTar(t.Context(), &layer, dir+"/rw", overlayForm(t)); err != nil {

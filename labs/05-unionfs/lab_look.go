@@ -16,7 +16,7 @@ func seenAsOne(t *course.T) error {
 	t.See("C/x reads: %s", text(dir+"/C/x"))
 	t.Equal("a b x", list(dir+"/C"), "C has the files of both, and x once")
 	t.Equal(text(dir+"/A/x"), text(dir+"/C/x"), "x is that of A, the upper folder")
-	if err := do(t, `open("C/new", O_WRONLY|O_CREAT), write`, func() error { return os.WriteFile(dir+"/C/new", []byte("made in C\n"), 0o644) }); err != nil {
+	if err := write(t, dir+"/C/new", os.O_CREATE, "made in C\n"); err != nil {
 		return err
 	}
 	t.See("after a file is made in C: A has %s · B has %s", list(dir+"/A"), list(dir+"/B"))
@@ -35,7 +35,7 @@ func copyUp(t *course.T) error {
 	lower := identity(b)
 	t.See("before: B/b is inode %s; A/b: %s", lower, identity(a))
 	t.Equal("ENOENT", identity(a), "the upper folder has no b at first")
-	if err := do(t, `open("C/b", O_WRONLY|O_APPEND), write`, func() error { return appendTo(c, "changed in C") }); err != nil {
+	if err := write(t, c, 0, "changed in C\n"); err != nil {
 		return err
 	}
 	t.See("B/b: inode %s, reads: %s", identity(b), text(b))

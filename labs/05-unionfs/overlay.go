@@ -37,8 +37,7 @@ func mountOverlay(ctx context.Context, l Layers, target string) (*Union, error) 
 		return nil, &Error{Op: "mount", Driver: Overlay, Layers: l, Target: target, Err: err}
 	}
 	if l.Upper == "" && len(l.Lower) == 1 {
-		// The kernel wants two folders at least: an empty one does no harm below the other. /proc/self/fdinfo would not
-		// do; the folder itself, twice, is refused as a loop. A read-only bind shows the same.
+		// The kernel wants two folders at least. A read-only bind of the one shows the same.
 		if err := mount.BindReadOnly(ctx, l.Lower[0], target); err != nil {
 			return fail(err)
 		}

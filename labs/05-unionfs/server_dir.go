@@ -235,9 +235,9 @@ func removeTree(at int, path string, dir bool) error {
 	return unix.Unlinkat(at, path, unix.AT_REMOVEDIR)
 }
 
-// listing is an open folder: the names as they were when reading began. Names made later need not appear, says POSIX;
+// dirReader is an open folder: the names as they were when reading began. Names made later need not appear, says POSIX;
 // but each that was there must appear once, whatever is created or deleted meanwhile, so it is a copy.
-type listing struct {
+type dirReader struct {
 	mu    sync.Mutex
 	names []string
 	ready bool
@@ -249,7 +249,7 @@ func (s *server) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) 
 	if n == nil || !n.isDir() {
 		return fuse.Status(unix.ENOTDIR)
 	}
-	out.Fh = s.handles.add(&handle{node: n, fd: -1, list: &listing{}})
+	out.Fh = s.handles.add(&handle{node: n, fd: -1, list: &dirReader{}})
 	return fuse.OK
 }
 
@@ -265,7 +265,7 @@ func (s *server) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 }
 
 // snapshot reads the names, anew whenever the reader goes back to the beginning.
-func (s *server) snapshot(n *node, l *listing, again bool) error {
+func (s *server) snapshot(n *node, l *dirReader, again bool) error {
 	if l.ready && !again {
 		return nil
 	}

@@ -11,7 +11,7 @@ import (
 type handle struct {
 	node *node
 	fd   int // in a branch; its number stays when the file is copied up, see turn
-	list *listing
+	list *dirReader
 }
 
 // handleTable gives handles their numbers.

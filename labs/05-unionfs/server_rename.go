@@ -143,7 +143,8 @@ func (s *server) cover(n *node, e *entry) error {
 	if !n.isDir() || !e.shows() || n.folder.opaque {
 		return nil
 	}
-	if err := makeMark(s.upper().fd, s.path(n)); err != nil {
+	at, path := s.upper().fd, s.path(n)
+	if err := keepTimes(at, path, func() error { return makeMark(at, path) }); err != nil {
 		return err
 	}
 	n.folder.opaque = true

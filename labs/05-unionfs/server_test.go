@@ -16,8 +16,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// union mounts an aufs-fuse union for a test, and takes it away again.
-func union(t *testing.T, branches ...Branch) *Union {
+// served mounts an aufs-fuse union for a test, and takes it away again.
+func served(t *testing.T, branches ...Branch) *Union {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -36,8 +36,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// plant makes files: a name that ends in a slash is a folder.
-func plant(t *testing.T, dir string, files map[string]string) {
+// sow makes files: a name that ends in a slash is a folder.
+func sow(t *testing.T, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
@@ -52,8 +52,8 @@ func plant(t *testing.T, dir string, files map[string]string) {
 
 func TestFirst(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
-	plant(t, b, map[string]string{"x": "below", "d/y": "deep"})
-	u := union(t, Branch{a, RW}, Branch{b, RO})
+	sow(t, b, map[string]string{"x": "below", "d/y": "deep"})
+	u := served(t, Branch{a, RW}, Branch{b, RO})
 	must(t, os.WriteFile(filepath.Join(u.Target, "x"), []byte("above"), 0o644))
 	must(t, os.Remove(filepath.Join(u.Target, "d/y")))
 	list, err := Listing(u)

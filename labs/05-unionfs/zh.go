@@ -96,6 +96,7 @@ var zh = course.Messages{
 
 	// many, refused, full
 	"as one option string the names of %s layers would be %s bytes long; mount(2) takes %s": "%s 层的名字写成一个选项串长 %s 字节；mount(2) 最多接受 %s 字节",
+	"the other %s layers were added with the same call":                                     "其余 %s 层用同样的调用加入",
 	"merged has %s entries; top reads: %s":                                                  "merged 里有 %s 项；top 的内容：%s",
 	"the names are too long for mount(2)":                                                   "这些名字超出了 mount(2) 的限制",
 	"there is a file of each layer, and one that all of them have":                          "每层各有一个文件，另有一个是各层都有的",
