@@ -190,7 +190,7 @@ func startServer(ctx context.Context, device *os.File) (*starting, error) {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
 	err = trace.Call(ctx, 1,
-		func() string { return fmt.Sprintf("execve(%q, [%q]) in a new process", cmd.Path, serverEntry) },
+		func() string { return fmt.Sprintf("fork, execve(%q, [%q])", cmd.Path, serverEntry) },
 		cmd.Start)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the union's server: %w", err), ours.Close())
