@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +18,35 @@ type kernel struct {
 	release string // as uname -r says it
 	image   string // the file
 	modules string // the folder lib/modules/RELEASE
+}
+
+// kernelNames spells out "all": what apt offers of Debian's cloud kernels, one of each version.
+func kernelNames(ctx context.Context, names []string) ([]string, error) {
+	if !slices.Contains(names, "all") {
+		return names, nil
+	}
+	out, err := exec.CommandContext(ctx, "apt-cache", "pkgnames", "linux-image-").Output()
+	if err != nil {
+		return nil, &hinted{fmt.Errorf("apt-cache pkgnames: %w", err), "--kernel with a folder works without apt"}
+	}
+	if names = newestPackages(string(out)); len(names) == 0 {
+		return nil, &hinted{errors.New("apt offers no cloud kernel"), "apt-get update"}
+	}
+	return names, nil
+}
+
+// newestPackages picks the packages that stand for the newest kernel of a version: linux-image-cloud-amd64 for Debian's
+// own, linux-image-6.12-cloud-amd64 for another.
+func newestPackages(list string) (names []string) {
+	meta := regexp.MustCompile(`^linux-image-(\d+\.\d+-)?cloud-` + runtime.GOARCH + `$`)
+	for name := range strings.FieldsSeq(list) {
+		if meta.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	slices.Reverse(names) // Debian's own, whose name has no digit, first
+	return names
 }
 
 // findKernel finds the kernel that a name stands for: a folder, a package, or a version of Debian's cloud kernels, which

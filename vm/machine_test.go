@@ -61,6 +61,16 @@ func TestPackages(t *testing.T) {
 	}
 }
 
+func TestNewestPackages(t *testing.T) {
+	arch := runtime.GOARCH
+	list := "linux-image-6.12-cloud-" + arch + "\nlinux-image-6.12-" + arch + "\nlinux-image-6.1.0-56-cloud-" + arch +
+		"\nlinux-image-cloud-" + arch + "\nlinux-image-cloud-" + arch + "-dbg\n"
+	want := []string{"linux-image-cloud-" + arch, "linux-image-6.12-cloud-" + arch}
+	if got := newestPackages(list); !slices.Equal(got, want) {
+		t.Errorf("newestPackages() = %q; want %q", got, want)
+	}
+}
+
 func TestKernelIn(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := kernelIn(dir); err == nil {

@@ -28,6 +28,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,8 +38,8 @@ import (
 
 // options are what the command line says.
 type options struct {
-	modes          []string
-	kernel, cache  string
+	modes, kernels []string
+	cache          string
 	nslab, accel   string
 	memory, cpus   int
 	silence, total time.Duration
@@ -83,7 +84,7 @@ func parse(args []string) (*options, error) {
 	f := pflag.NewFlagSet("vm", pflag.ContinueOnError)
 	f.SortFlags = false
 	f.StringSliceVar(&o.modes, "mode", modes, "control groups: v2, v1, hybrid")
-	f.StringVar(&o.kernel, "kernel", "", "a version that Debian has (6.12), a package, or a folder with boot and lib/modules (default: Debian's own)")
+	f.StringSliceVar(&o.kernels, "kernel", []string{""}, "a version (6.12), a package, a folder with boot and lib/modules, or all (default Debian's own)")
 	f.StringVar(&o.nslab, "nslab", "bin/nslab", "the program under test, a static one")
 	f.StringVar(&o.cache, "cache", ".cache/vm", "folder for kernels and logs")
 	f.StringVar(&o.accel, "accel", "auto", "kvm, tcg (emulation), or auto: kvm if it works")
@@ -101,29 +102,20 @@ func parse(args []string) (*options, error) {
 	}
 	o.patterns = f.Args()
 	for _, m := range o.modes {
-		if !contains(modes, m) {
+		if !slices.Contains(modes, m) {
 			return nil, &hinted{fmt.Errorf("no mode is called %q", m), strings.Join(modes, ", ")}
 		}
 	}
-	if !contains([]string{"auto", "kvm", "tcg"}, o.accel) {
+	if !slices.Contains([]string{"auto", "kvm", "tcg"}, o.accel) {
 		return nil, &hinted{fmt.Errorf("qemu has no accelerator %q here", o.accel), "auto, kvm, tcg"}
 	}
-	if !contains(breakages, o.breakage) {
+	if !slices.Contains(breakages, o.breakage) {
 		return nil, &hinted{fmt.Errorf("no way to misbehave is called %q", o.breakage), strings.Join(breakages[1:], ", ")}
 	}
-	if o.memory < 512 || o.cpus < 1 || o.silence <= 0 || o.total <= 0 {
-		return nil, errors.New("a machine needs 512 MiB or more, a processor, and some time")
+	if o.cpus > 255 || o.memory < 512 || o.cpus < 1 || o.silence <= 0 || o.total <= 0 {
+		return nil, errors.New("a machine needs 512 MiB or more, 1 to 255 processors, and some time")
 	}
 	return o, nil
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 func run(args []string) error {
@@ -137,34 +129,51 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	k, err := findKernel(ctx, o.cache, o.kernel)
+	kernels, err := kernelNames(ctx, o.kernels)
 	if err != nil {
 		return err
 	}
-	if o.accel, err = accelerator(ctx, o.accel, k); err != nil {
-		return err
-	}
-	root, err := collect(ctx, o, k)
-	if err != nil {
-		return err
-	}
-	failed := false
-	for _, mode := range o.modes {
-		out, err := boot(ctx, o, k, mode, root)
+	passed := true
+	for _, name := range kernels {
+		k, err := findKernel(ctx, o.cache, name)
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return errors.New("interrupted; the machine is ended")
+		if o.accel, err = accelerator(ctx, o.accel, k); err != nil {
+			return err
 		}
-		out.Expected = expected
-		fmt.Print(out.Report())
-		failed = failed || !out.Passed()
+		ok, err := eachMode(ctx, o, k, expected)
+		if err != nil {
+			return err
+		}
+		passed = passed && ok
 	}
-	if failed {
+	if !passed {
 		return errFailed
 	}
 	return nil
+}
+
+// eachMode boots a kernel with each kind of control groups.
+func eachMode(ctx context.Context, o *options, k *kernel, expected []string) (passed bool, err error) {
+	root, err := collect(ctx, o, k)
+	if err != nil {
+		return false, err
+	}
+	passed = true
+	for _, mode := range o.modes {
+		out, err := boot(ctx, o, k, mode, root)
+		if err != nil {
+			return false, err
+		}
+		if ctx.Err() != nil {
+			return false, errors.New("interrupted; the machine is ended")
+		}
+		out.Expected = expected
+		fmt.Print(out.Report())
+		passed = passed && out.Passed()
+	}
+	return passed, nil
 }
 
 // logFile makes the file that keeps all that a machine says.
