@@ -202,6 +202,9 @@ func (o *Outcome) Passed() bool {
 // Report is the machine's lines: what is wrong, then the sum.
 func (o *Outcome) Report() string {
 	var b strings.Builder
+	for _, p := range o.problems() {
+		fmt.Fprintf(&b, "  ✗ %s\n", p)
+	}
 	for _, r := range o.Results {
 		switch r.Result {
 		case "pass":
@@ -213,9 +216,6 @@ func (o *Outcome) Report() string {
 	}
 	if never := o.never(); len(never) > 0 {
 		fmt.Fprintf(&b, "  ✗ never came to a result: %s\n", strings.Join(never, " "))
-	}
-	for _, p := range o.problems() {
-		fmt.Fprintf(&b, "  ✗ %s\n", p)
 	}
 	for _, n := range o.Notes {
 		fmt.Fprintf(&b, "  · %s\n", n)
