@@ -79,7 +79,8 @@ const (
 	NeedTimeNS       Need = "ns.time"
 	NeedCgroupNS     Need = "ns.cgroup"
 	NeedTmpfs        Need = "mount.tmpfs"
-	NeedCgroupCPU    Need = "cgroup.cpu" // a group can be made below ours, with this controller
+	NeedOverlay      Need = "mount.overlay-tmpfs" // on any file system at all: labs can bring one of their own
+	NeedCgroupCPU    Need = "cgroup.cpu"          // a group can be made below ours, with this controller
 	NeedCgroupMemory Need = "cgroup.memory"
 	NeedCgroupPids   Need = "cgroup.pids"
 )

@@ -66,7 +66,7 @@ func Examine(ctx context.Context, o Options) []Result {
 		all = append(all, m.fromRoom("ns."+kind, answers))
 	}
 	all = append(all, m.controlGroups(ctx, runRootOf(o.RunRoot))...)
-	all = append(all, m.fromRoom("mount.tmpfs", answers), m.overlay(ctx, StateRoot(o.StateRoot)))
+	all = append(all, m.fromRoom("mount.tmpfs", answers), m.fromRoom(overlayRoom, answers), m.overlay(ctx, StateRoot(o.StateRoot)))
 	all = append(all, m.fromRoom(overlayUser, user), m.fromRoom("mount.fuse", answers), m.propagation())
 	all = append(all, m.fromRoom("net.veth", answers), m.fromRoom("net.nftables", answers))
 	all = append(all, m.kernel(), m.architecture(), m.nesting(), m.wsl())

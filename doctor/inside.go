@@ -88,7 +88,8 @@ func inRoom(send func(answer)) {
 	for _, id := range job.Probes {
 		probe, ok := map[string]func(context.Context, request) ([]string, error){
 			"mount.tmpfs": tryTmpfs, "mount.fuse": tryFuse, "mount.overlay": tryOverlayAt,
-			overlayUser: tryOverlayOnTmpfs, "net.veth": tryVeth, "net.nftables": tryNftables,
+			overlayUser: tryOverlayOnTmpfs, overlayRoom: tryOverlayOnTmpfs,
+			"net.veth": tryVeth, "net.nftables": tryNftables,
 		}[id]
 		if !ok {
 			continue

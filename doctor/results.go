@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/course"
 )
 
 // From answers to results: what the evidence means, and what to do about it.
@@ -15,8 +17,11 @@ import (
 // roomProbes are those that a room as labs have it can answer.
 var roomProbes = []string{
 	"ns.mnt", "ns.pid", "ns.uts", "ns.ipc", "ns.net", "ns.user", "ns.time", "ns.cgroup",
-	"mount.tmpfs", "mount.fuse", "net.veth", "net.nftables",
+	"mount.tmpfs", overlayRoom, "mount.fuse", "net.veth", "net.nftables",
 }
+
+// overlayRoom is overlay as labs can always have it: on a tmpfs of their own.
+const overlayRoom = string(course.NeedOverlay)
 
 // overlayUser is asked of an ordinary user's room.
 const overlayUser = "mount.overlay-user"
@@ -123,6 +128,8 @@ func found(id string, a answer) Message {
 		return say("a pair was made in a new network namespace: %s", strings.Join(a.Facts, " "))
 	case id == "net.nftables":
 		return say("a table was made in a new network namespace: inet %s", tableName)
+	case id == overlayRoom:
+		return say("changes and whiteouts land in an upper layer on a tmpfs")
 	case id == overlayUser:
 		return say("changes and whiteouts land in an upper layer, in a user namespace too")
 	}
@@ -189,7 +196,7 @@ func (m *machine) remedy(id string, a answer) []Message {
 		return m.load(kernelModule[id])
 	case id == "mount.overlay":
 		return []Message{say("keep nslab's state on ext4, xfs, btrfs or tmpfs: %s", command("NSLAB_ROOT=/path/there"))}
-	case id == overlayUser:
+	case id == overlayUser, id == overlayRoom:
 		return []Message{say("overlay in user namespaces needs kernel 5.11; as root it works without")}
 	}
 	return nil
@@ -201,7 +208,7 @@ var kernelOption = map[string]string{
 }
 
 var kernelModule = map[string]string{
-	"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", "net.veth": "veth", "net.nftables": "nf_tables",
+	"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", overlayRoom: "overlay", "net.veth": "veth", "net.nftables": "nf_tables",
 }
 
 // load gets a module: it may be on the disk, or in a package that small installations leave out.

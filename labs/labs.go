@@ -7,6 +7,7 @@ import (
 	mount "github.com/nslab/nslab/labs/02-mount"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
 )
 
@@ -17,6 +18,7 @@ func All() []*course.Lab {
 		&mount.Lab,
 		&cgroups.Lab,
 		&rootfs.Lab,
+		&unionfs.Lab,
 		&setns.Lab,
 	}
 }

@@ -67,8 +67,8 @@ func ownerOfMountNamespace() (uint64, error) {
 	return st.Ino, err
 }
 
-// inUserNamespace: the initial one maps all ids to themselves.
-func inUserNamespace() bool {
+// InUserNamespace tells whether we are in a user namespace other than the first: the initial one maps all ids to themselves.
+func InUserNamespace() bool {
 	data, err := os.ReadFile("/proc/thread-self/uid_map")
 	if err != nil { // the file is the process's, not the thread's
 		data, err = os.ReadFile("/proc/self/uid_map")
@@ -90,7 +90,7 @@ func (e *Error) keepsLocked() *diagnosis.Condition {
 	}
 	c := &diagnosis.Condition{
 		What: "the remount keeps the flags that are locked in a user namespace",
-		OK:   lost == 0 || !inUserNamespace(), Detail: FlagNames(present),
+		OK:   lost == 0 || !InUserNamespace(), Detail: FlagNames(present),
 		Remedy: "read the present flags (statfs) and repeat them, as mount.Remount does",
 	}
 	if !c.OK {
@@ -106,7 +106,7 @@ var userFileSystems = []string{
 }
 
 func (e *Error) allowedInUserNamespace() *diagnosis.Condition {
-	if !inUserNamespace() {
+	if !InUserNamespace() {
 		return nil
 	}
 	fs, _, _ := strings.Cut(e.FSType, ".") // "fuse.sshfs"
@@ -119,7 +119,7 @@ func (e *Error) allowedInUserNamespace() *diagnosis.Condition {
 
 // nothingCovered: in a user namespace a new procfs may show no more than the old one did.
 func (e *Error) nothingCovered() *diagnosis.Condition {
-	if e.FSType != "proc" || !inUserNamespace() {
+	if e.FSType != "proc" || !InUserNamespace() {
 		return nil
 	}
 	table, err := Current()

@@ -127,7 +127,7 @@ func lies(path string) (Entry, bool) {
 
 // notInherited: what a user namespace inherited is locked together, so that nobody can look beneath.
 func (e *Error) notInherited() *diagnosis.Condition {
-	if !inUserNamespace() {
+	if !InUserNamespace() {
 		return nil
 	}
 	return &diagnosis.Condition{
@@ -168,7 +168,7 @@ func (e *Error) sourceBindable() *diagnosis.Condition {
 
 // nothingHidden: a bind that leaves the mounts below behind would show what they cover.
 func (e *Error) nothingHidden() *diagnosis.Condition {
-	if e.Flags&unix.MS_REC != 0 || !inUserNamespace() {
+	if e.Flags&unix.MS_REC != 0 || !InUserNamespace() {
 		return nil
 	}
 	table, err := Current()
