@@ -150,7 +150,7 @@ func fakeModule(info string) []byte {
 // shell's command are many things; those that are programs here count.
 func TestProgramsOfScenarios(t *testing.T) {
 	call := regexp.MustCompile(`(?m)^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-z0-9_.-]+)`)
-	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|sh -c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)`)
+	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|-c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)`)
 	files, err := fs.Glob(nslab.Scripts, nslab.ScriptsDir+"/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no scenarios", err)
