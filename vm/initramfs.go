@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -188,9 +189,15 @@ func (c *content) pack(cfg config) (*os.File, error) {
 	return f, nil
 }
 
-// disk makes the guest's disk: a sparse file without a name.
+// disk makes the guest's disk: a sparse file without a name; in memory, where the folder's file system must have names.
 func disk(dir string, size int64) (*os.File, error) {
 	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) { // EISDIR: a kernel that does not know the flag
+		var fd int
+		if fd, err = unix.MemfdCreate("disk", unix.MFD_CLOEXEC); err == nil {
+			f = os.NewFile(uintptr(fd), "disk")
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("a disk for the guest in %s: %w", dir, err)
 	}

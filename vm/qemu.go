@@ -61,6 +61,9 @@ func machineDevices() []string {
 // accelerator chooses one. That /dev/kvm is there does not mean that it works: inside other virtual machines a guest may
 // start and then stand still for ever. So the kernel is booted, without a root: a good sign is that it misses that.
 func accelerator(ctx context.Context, wanted string, k *kernel) (string, error) {
+	if runtime.GOARCH != "amd64" {
+		return "", fmt.Errorf("this boots machines of amd64 only, and the programs here are for %s", runtime.GOARCH)
+	}
 	if _, err := exec.LookPath(qemu); err != nil {
 		return "", &hinted{errors.New(qemu + " is not here"), "install qemu-system-x86 (Debian), qemu-kvm (Fedora), or: make test-vm, which does that"}
 	}
