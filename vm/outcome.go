@@ -229,15 +229,22 @@ func (o *Outcome) Report() string {
 	return b.String()
 }
 
-// indent sets a scenario's log off, and shows its end where it is long: what failed stands there.
+// indent sets a scenario's log off. Of a long one it shows the checks that failed, and the end, where the scenario stopped.
 func indent(text string) string {
-	const most = 25
+	const most = 12
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	if len(lines) > most {
-		lines = append([]string{fmt.Sprintf("… %d lines, all of them in the log", len(lines)-most)}, lines[len(lines)-most:]...)
+	var shown []string
+	if cut := len(lines) - most; cut > 0 {
+		for _, l := range lines[:cut] {
+			if strings.Contains(l, "✗") {
+				shown = append(shown, l)
+			}
+		}
+		shown = append(shown, fmt.Sprintf("… of %d lines, the failed checks and the last %d; all are in the log", len(lines), most))
+		lines = lines[cut:]
 	}
 	var b strings.Builder
-	for _, l := range lines {
+	for _, l := range append(shown, lines...) {
 		fmt.Fprintf(&b, "      %s\n", l)
 	}
 	return b.String()

@@ -113,9 +113,15 @@ func TestReadLine(t *testing.T) {
 	}
 }
 
-func TestIndentShowsTheEnd(t *testing.T) {
-	long := strings.Repeat("line\n", 60) + "the failure\n"
-	if got := indent(long); !strings.Contains(got, "the failure") || !strings.Contains(got, "36 lines") || strings.Count(got, "\n") != 26 {
-		t.Errorf("indent() = %q", got)
+func TestIndentShowsWhatFailed(t *testing.T) {
+	long := "line\nCheck ✗ the hostname\n" + strings.Repeat("line\n", 60) + "FAIL: line 4\n"
+	got := indent(long)
+	for _, want := range []string{"✗ the hostname", "FAIL: line 4", "of 63 lines"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %q", want, got)
+		}
+	}
+	if n := strings.Count(got, "\n"); n != 14 {
+		t.Errorf("%d lines; want 14", n)
 	}
 }
