@@ -15,10 +15,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 TEST_TOOLS := strace unshare nsenter setpriv
 
 .DEFAULT_GOAL := help
-.PHONY: help build lab test check fmt vet lint install uninstall tools go clean
+.PHONY: help build lab test test-vm test-vm-full check fmt vet lint install uninstall tools go clean
 
 help: ## show what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 go:
 	@command -v $(GO) >/dev/null || { echo "make: Go is missing: install Go 1.26 or later, see https://go.dev/dl" >&2; exit 1; }
@@ -35,6 +35,17 @@ test: go tools ## run everything, as root; what is missing is a failure
 	@test "$$(id -u)" = 0 || { echo "make: the suite needs root: sudo make test (or 'make check', which skips what needs it)" >&2; exit 1; }
 	NSLAB_STRICT=1 $(GO) test -count=1 ./...
 
+# Another kernel, and each kind of control groups: v2, v1, both. VM_FLAGS may have --mode, --kernel, and more: bin/vm --help
+test-vm test-vm-full: TEST_TOOLS := strace unshare nsenter setpriv qemu-system-x86_64 mkfs.ext4 xz
+bin/vm: $(SOURCES) | go
+	$(GO) build -trimpath -o $@ ./vm
+
+test-vm: build bin/vm tools ## run part of the suite in virtual machines, with each kind of control groups
+	nice bin/vm $(VM_FLAGS) '*_steps' '*_evidence'
+
+test-vm-full: build bin/vm tools ## run all of the suite in virtual machines, on each kernel that Debian has here
+	nice bin/vm $(VM_FLAGS) --kernel all
+
 check: go fmt vet lint ## what a commit needs: format, vet, lint, tests (as far as this user may)
 	$(GO) test ./...
 
@@ -50,7 +61,7 @@ lint: # its configuration, with reasons: staticcheck.conf
 tools: # install what the suite needs and this machine lacks, or name it
 	@missing=""; for t in $(TEST_TOOLS); do command -v $$t >/dev/null || missing="$$missing $$t"; done; \
 	test -z "$$missing" && exit 0; \
-	packages="$$(echo $$missing | sed 's/unshare\|nsenter\|setpriv/util-linux/g')"; \
+	packages="$$(echo $$missing | sed 's/unshare\|nsenter\|setpriv/util-linux/g; s/qemu-system-x86_64/qemu-system-x86/; s/mkfs.ext4/e2fsprogs/; s/\<xz\>/xz-utils/')"; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$packages; \
 	elif test "$$(id -u)" = 0 && command -v dnf >/dev/null; then dnf install -qy $$packages; \

@@ -30,6 +30,8 @@ func condition(name string) (bool, error) {
 	case "overlay", "fuse":
 		data, err := os.ReadFile("/proc/filesystems")
 		return strings.Contains(string(data), "\t"+name+"\n"), err
+	case "lowerdir+":
+		return overlayAppends(), nil
 	}
 	return false, fmt.Errorf("no condition is called %q", name)
 }
@@ -46,6 +48,20 @@ func userNamespaces() (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// overlayAppends says whether overlay takes its layers one by one, since Linux 6.7; before, mount(2) takes them all. A
+// kernel before 6.5 accepts any option here and complains later, so it must refuse one that does not exist.
+func overlayAppends() bool {
+	takes := func(option string) bool {
+		fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+		if err != nil {
+			return false
+		}
+		defer unix.Close(fd)
+		return unix.FsconfigSetString(fd, option, "/") == nil
+	}
+	return takes("lowerdir+") && !takes("no-such-option")
 }
 
 // controllers says whether the memory controller is in a hierarchy of this kind: limits are tested there.

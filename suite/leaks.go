@@ -67,7 +67,8 @@ func Leaks(workDir, runRoot string) (leaks []string) {
 	return leaks
 }
 
-// mountsMentioning lists mount points, deepest first, whose line in the mount table names the folder or nslab.
+// mountsMentioning lists mount points, deepest first, whose line in the mount table names the folder or nslab. What lies in
+// a folder beside it belongs to a script that runs at the same time and looks after itself.
 func mountsMentioning(dir string) ([]string, error) {
 	lines, err := evidence.Mounts(os.Getpid())
 	if err != nil {
@@ -75,8 +76,10 @@ func mountsMentioning(dir string) ([]string, error) {
 	}
 	var points []string
 	for _, line := range lines {
+		f := strings.Fields(line)
+		others := strings.HasPrefix(f[4], filepath.Join(filepath.Dir(dir), "script-"))
 		// The binaries under test lie in folders of other names, so a mount that says nslab is one of ours.
-		if f := strings.Fields(line); strings.Contains(line, dir) || strings.HasPrefix(f[len(f)-2], "nslab") {
+		if strings.Contains(line, dir) || !others && strings.HasPrefix(f[len(f)-2], "nslab") {
 			points = append(points, f[4])
 		}
 	}

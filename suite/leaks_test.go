@@ -26,6 +26,23 @@ func TestLeakCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// Of two scripts at once, each answers for its own.
+	mine, other := filepath.Join(dir, "script-mine"), filepath.Join(dir, "script-other")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("nslab-leak", other, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	for script, want := range map[string][]string{mine: nil, other: {other}} {
+		if got, err := mountsMentioning(script); err != nil || !slices.Equal(got, want) {
+			t.Errorf("mountsMentioning(%s) = %q, %v; want %q", script, got, err, want)
+		}
+	}
+	if err := unix.Unmount(other, 0); err != nil {
+		t.Fatal(err)
+	}
+
 	id := course.IDPrefix(dir) + "test"
 	group := "/sys/fs/cgroup/nslab-00-" + id
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err != nil {
