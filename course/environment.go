@@ -10,7 +10,7 @@ import (
 
 // environment is what one run of labs has, shared by all its steps.
 type environment struct {
-	id         string   // names the run: "3f9c02-a2d8"
+	id         string   // names the run: "3f9c02-k7"
 	dir        string   // its folder below the run root
 	userns     bool     // root only inside a user namespace
 	hostMounts *os.File // the host's /proc/self/mountinfo, opened before the sacrifice left the host's mount namespace

@@ -59,7 +59,7 @@ func newRun(root string) (*run, error) {
 		return nil, err
 	}
 	defer labs.Close() // and with it the lock that keeps `nslab clean` off a folder that is not locked yet
-	for {
+	for range 10_000 { // there are a thousand ids: if most are taken, something has not been cleaned up for long
 		id := newID(root)
 		r := &run{id: id, dir: filepath.Join(root, labsFolder, id)}
 		err := os.Mkdir(r.dir, 0o711) // box processes of other users pass through it, nobody lists it
@@ -80,6 +80,7 @@ func newRun(root string) (*run, error) {
 		}
 		return r, nil
 	}
+	return nil, fmt.Errorf("make the run's folder: too many runs below %s: 'nslab clean' removes those that are over", root)
 }
 
 // openLabs opens the folder of all runs, made if need be, and locks it: runs are made and looked for one at a time.
@@ -106,9 +107,7 @@ func openLabs(root string) (*os.File, error) {
 // newID names a run after its run root and at random, so that whoever uses one root can tell its things by name from
 // those of another.
 func newID(root string) string {
-	var random [2]byte
-	rand.Read(random[:])
-	return IDPrefix(root) + hex.EncodeToString(random[:])
+	return IDPrefix(root) + strings.ToLower(rand.Text()[:2])
 }
 
 // IDPrefix is what the ids of all runs below a run root begin with: "3f9c02-". It is long enough that, of a few hundred
