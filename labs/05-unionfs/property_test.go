@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,6 +176,10 @@ func TestProperty(t *testing.T) {
 	seed := fromEnvironment(t, "NSLAB_SEED", time.Now().UnixNano())
 	count := fromEnvironment(t, "NSLAB_OPERATIONS", 3000)
 	t.Logf("NSLAB_SEED=%d NSLAB_OPERATIONS=%d", seed, count)
+	// Its mounts are nobody else's. The thread is never unlocked: it ends with the test, and the namespace with it.
+	runtime.LockOSThread()
+	must(t, mount.Unshare(t.Context()))
+	must(t, mount.PrivateTree(t.Context(), "/"))
 	runProperty(t, rand.New(rand.NewSource(seed)), int(count))
 }
 
@@ -214,7 +219,7 @@ func TestPropertyUser(t *testing.T) {
 func runProperty(t *testing.T, r *rand.Rand, count int) {
 	dir := t.TempDir()
 	data, xattr := "", "trusted.overlay."
-	if inUserNamespace() {
+	if mount.InUserNamespace() {
 		data, xattr = ",userxattr", "user.overlay."
 	}
 	layers := randomLayers(r)
@@ -245,6 +250,11 @@ func runProperty(t *testing.T, r *rand.Rand, count int) {
 		// It notes in a folder itself that the folder holds copied files, which changes the folder's time.
 		{name: "overlay", root: at("overlay"), loose: true},
 		{name: "aufs-fuse", root: at("aufs")},
+	}
+	if mount.InUserNamespace() {
+		// There overlay cannot note on links and devices what they were copied from, and parts the names of one file; and
+		// now and then a rename is answered with ESTALE. It is no measure for ours: the plain folder is.
+		sides = slices.Delete(sides, 1, 2)
 	}
 	for _, s := range sides {
 		s.kept = map[int]*os.File{}
@@ -282,11 +292,6 @@ func runProperty(t *testing.T, r *rand.Rand, count int) {
 	}
 }
 
-func inUserNamespace() bool {
-	data, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
-}
-
 func closeKept(sides []*side) {
 	for _, s := range sides {
 		for k, f := range s.kept {
@@ -304,10 +309,10 @@ func doEverywhere(t *testing.T, sides []*side, op operation) bool {
 		text  string
 		errno syscall.Errno
 	}
-	var answers [3]answer
-	for _, i := range []int{1, 2, 0} { // plain last: it knows no EXDEV
-		if i == 0 && answers[1].errno == unix.EXDEV {
-			answers[0] = answers[1]
+	answers, ours := make([]answer, len(sides)), len(sides)-1
+	for i := range slices.Backward(sides) { // plain last: it knows no EXDEV
+		if i == 0 && answers[ours].errno == unix.EXDEV {
+			answers[0] = answers[ours]
 			break
 		}
 		text, err := op.do(sides[i])
@@ -319,7 +324,7 @@ func doEverywhere(t *testing.T, sides []*side, op operation) bool {
 	}
 	for i := range answers {
 		same := answers[i] == answers[0]
-		if strings.HasPrefix(op.text, "keep read") && i == 1 {
+		if strings.HasPrefix(op.text, "keep read") && sides[i].name == "overlay" {
 			same = true // overlay reads the original through a descriptor opened before the copy-up, and documents it
 		}
 		if !same {
@@ -328,7 +333,7 @@ func doEverywhere(t *testing.T, sides []*side, op operation) bool {
 			return false
 		}
 	}
-	if answers[1].errno == unix.EXDEV {
+	if answers[ours].errno == unix.EXDEV {
 		for _, s := range sides {
 			var from, to string
 			fmt.Sscanf(op.text, "rename %s %s", &from, &to)

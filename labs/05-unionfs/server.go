@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -59,6 +60,8 @@ type server struct {
 
 	handles handleTable
 	links   linkIndex
+	kernel  *fuse.Server // set before the first request
+	passes  atomic.Bool  // whether the kernel can read and write by itself, see pass
 }
 
 // writable tells whether there is a branch to write to.

@@ -101,9 +101,16 @@ func (s *server) attr(n *node, st *unix.Stat_t, out *fuse.Attr) {
 		if !n.pure.Load() {
 			out.Nlink = 1
 		}
-	case st.Nlink > 1 && n.branch.Load() != 0:
+	case n.branch.Load() != 0:
+		// A file of a read-only branch keeps its links there when names of it are whited out here.
 		s.mu.Lock()
-		out.Nlink -= uint32(min(s.gone[n.key], int(st.Nlink)-1))
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		gone := s.gone[n.key]
+		if n.orphan >= 0 {
+			gone = max(gone, 1) // with one link only, they are not counted
+		} else {
+			gone = min(gone, int(st.Nlink)-1)
+		}
+		out.Nlink -= uint32(min(gone, int(st.Nlink)))
 	}
 }

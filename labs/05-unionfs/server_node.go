@@ -34,8 +34,9 @@ type node struct {
 	cachedAt  uint64
 	hasCached bool
 
-	mu   sync.Mutex // guards open
-	open map[*handle]struct{}
+	mu      sync.Mutex // guards what follows
+	open    map[*handle]struct{}
+	backing int32 // the kernel's number for the branch's file, while it reads and writes that by itself; or 0
 }
 
 // child is a name in a folder.
