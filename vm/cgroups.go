@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -16,8 +17,9 @@ var modes = []string{"v2", "v1", "hybrid"}
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// mountCgroups mounts them as systemd does in each of the modes, since that is what programs expect.
-func mountCgroups(mode string) error {
+// mountCgroups mounts them as systemd does in each of the modes, since that is what programs expect. A controller that the
+// kernel keeps for v2 (newer ones may have memory and cpuset without their v1 files) is passed to note.
+func mountCgroups(mode string, note func(string)) error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if mode == "v2" {
 		if err := (mountPoint{"cgroup2", cgroupRoot, "cgroup2", flags, "nsdelegate"}).mount(); err != nil {
@@ -34,7 +36,15 @@ func mountCgroups(mode string) error {
 	}
 	for _, h := range hierarchies(string(table)) {
 		dir := path.Join(cgroupRoot, strings.Join(h, ","))
-		if err := (mountPoint{"cgroup", dir, "cgroup", flags, strings.Join(h, ",")}).mount(); err != nil {
+		err := (mountPoint{"cgroup", dir, "cgroup", flags, strings.Join(h, ",")}).mount()
+		if errors.Is(err, unix.EINVAL) {
+			note("this kernel has no cgroup v1 for " + strings.Join(h, ", "))
+			if err := os.Remove(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if len(h) == 1 {
@@ -50,7 +60,10 @@ func mountCgroups(mode string) error {
 		return err
 	}
 	if mode == "hybrid" {
-		return (mountPoint{"cgroup2", cgroupRoot + "/unified", "cgroup2", flags, "nsdelegate"}).mount()
+		if err := (mountPoint{"cgroup2", cgroupRoot + "/unified", "cgroup2", flags, "nsdelegate"}).mount(); err != nil {
+			return err
+		}
+		return enableAll(cgroupRoot + "/unified") // what v1 did not take
 	}
 	return nil
 }

