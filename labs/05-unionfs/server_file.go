@@ -12,6 +12,7 @@ type handle struct {
 	node *node
 	fd   int // in a branch; its number stays when the file is copied up, see turn
 	list *dirReader
+	pass bool // the kernel goes to the branch's file by itself
 }
 
 // handleTable gives handles their numbers.
@@ -60,7 +61,6 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if n == nil || n.isDir() {
 		return fuse.Status(unix.EISDIR)
 	}
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE // only we change the branches, so what is cached is right
 	if isListing(n.id) {
 		return fuse.OK
 	}
@@ -81,8 +81,7 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		if err != nil {
 			return fuse.ToStatus(err)
 		}
-		if fh, ok := s.attachIn(n, fd, branch); ok {
-			out.Fh = fh
+		if s.attach(n, fd, branch, out) {
 			break
 		}
 	}
@@ -106,27 +105,23 @@ func (s *server) openBranch(n *node, flags int) (int, error) {
 	return fd, err
 }
 
-// attach registers a descriptor of the writable branch.
-func (s *server) attach(n *node, fd int) uint64 {
-	fh, _ := s.attachIn(n, fd, 0)
-	return fh
-}
-
-// attachIn registers a descriptor with its node, so that a copy-up finds it. If one has happened between the open and
-// now, the descriptor is of the original, and worth nothing.
-func (s *server) attachIn(n *node, fd int, branch int32) (uint64, bool) {
+// attach registers a descriptor with its node, so that a copy-up finds it. If one has happened between the open and now,
+// the descriptor is of the original, and worth nothing: false.
+func (s *server) attach(n *node, fd int, branch int32, out *fuse.OpenOut) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.branch.Load() != branch {
 		unix.Close(fd)
-		return 0, false
+		return false
 	}
 	h := &handle{node: n, fd: fd}
 	if n.open == nil {
 		n.open = map[*handle]struct{}{}
 	}
 	n.open[h] = struct{}{}
-	return s.handles.add(h), true
+	s.passThrough(h, out)
+	out.Fh = s.handles.add(h)
+	return true
 }
 
 // Release closes a file, when its last descriptor is closed.
@@ -137,6 +132,7 @@ func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 	h.node.mu.Lock()
 	delete(h.node.open, h)
+	s.endPass(h)
 	h.node.mu.Unlock()
 	unix.Close(h.fd)
 }
@@ -211,6 +207,10 @@ func (s *server) killPrivileges(n *node) {
 		n.mode.Store(mode &^ kill)
 	}
 }
+
+// Flush is sent at each close(2), for file systems whose writes are late. Ours are not, and once it has heard ENOSYS the
+// kernel does not ask again.
+func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Fsync forces a file to the disk.
 func (s *server) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
