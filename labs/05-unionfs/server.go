@@ -60,8 +60,7 @@ type server struct {
 
 	handles handleTable
 	links   linkIndex
-	kernel  *fuse.Server // set before the first request
-	passes  atomic.Bool  // whether the kernel can read and write by itself, see pass
+	noPass  atomic.Bool // the kernel, or the user namespace, does not allow passing through
 }
 
 // writable tells whether there is a branch to write to.
@@ -92,7 +91,7 @@ func serverMain() {
 	if err := in.Decode(&mounted); err != nil {
 		os.Exit(1)
 	}
-	f, err := fuse.NewServer(s, fmt.Sprintf("/dev/fd/%d", fuseFD), &fuse.MountOptions{
+	d := &device{fd: fuseFD, server: fuse.NewProtocolServer(s, &fuse.MountOptions{
 		MaxWrite:                 maxTransfer,
 		MaxReadAhead:             maxTransfer,
 		MaxBackground:            64,
@@ -100,14 +99,10 @@ func serverMain() {
 		EnableSymlinkCaching:     true,
 		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ASYNC_DIO,
 		Logger:                   log.New(io.Discard, "", 0),
-	})
-	if err != nil {
-		out.Encode(answerOf(err))
-		os.Exit(1)
-	}
+	})}
 	out.Encode(answer{})
 	control.Close()
-	f.Serve()
+	d.serve()
 	os.Exit(0)
 }
 

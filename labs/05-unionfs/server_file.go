@@ -12,7 +12,7 @@ type handle struct {
 	node *node
 	fd   int // in a branch; its number stays when the file is copied up, see turn
 	list *dirReader
-	pass bool // the kernel reads and writes the branch's file by itself, see pass
+	pass bool // the kernel goes to the branch's file by itself
 }
 
 // handleTable gives handles their numbers.
@@ -61,7 +61,6 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if n == nil || n.isDir() {
 		return fuse.Status(unix.EISDIR)
 	}
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE // only we change the branches, so what is cached is right
 	if isListing(n.id) {
 		return fuse.OK
 	}
@@ -82,7 +81,7 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		if err != nil {
 			return fuse.ToStatus(err)
 		}
-		if s.attachIn(n, fd, branch, out) {
+		if s.attach(n, fd, branch, out) {
 			break
 		}
 	}
@@ -106,12 +105,9 @@ func (s *server) openBranch(n *node, flags int) (int, error) {
 	return fd, err
 }
 
-// attach registers a descriptor of the writable branch.
-func (s *server) attach(n *node, fd int, out *fuse.OpenOut) { s.attachIn(n, fd, 0, out) }
-
-// attachIn registers a descriptor with its node, so that a copy-up finds it. If one has happened between the open and
-// now, the descriptor is of the original, and worth nothing.
-func (s *server) attachIn(n *node, fd int, branch int32, out *fuse.OpenOut) bool {
+// attach registers a descriptor with its node, so that a copy-up finds it. If one has happened between the open and now,
+// the descriptor is of the original, and worth nothing: false.
+func (s *server) attach(n *node, fd int, branch int32, out *fuse.OpenOut) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.branch.Load() != branch {
@@ -119,44 +115,13 @@ func (s *server) attachIn(n *node, fd int, branch int32, out *fuse.OpenOut) bool
 		return false
 	}
 	h := &handle{node: n, fd: fd}
-	s.pass(h, out)
 	if n.open == nil {
 		n.open = map[*handle]struct{}{}
 	}
 	n.open[h] = struct{}{}
+	s.passThrough(h, out)
 	out.Fh = s.handles.add(h)
 	return true
-}
-
-// pass lets the kernel read and write a file by itself (Linux 6.9, and only for root of the first user namespace): it does
-// not ask us any more. It insists that all who have a file open use the same file of a branch. So this is only for what
-// lies in the writable branch: another one may be copied up while it is open. The caller holds the node's lock.
-func (s *server) pass(h *handle, out *fuse.OpenOut) {
-	n := h.node
-	if !s.writable() || n.branch.Load() != 0 || n.backing == 0 && !s.passes.Load() {
-		return
-	}
-	for other := range n.open {
-		if !other.pass {
-			return
-		}
-	}
-	if n.backing == 0 {
-		id, err := s.kernel.RegisterBackingFd(&fuse.BackingMap{Fd: int32(h.fd)})
-		if err != 0 {
-			s.passes.Store(false) // it will not be otherwise for the next file
-			return
-		}
-		n.backing = id
-	}
-	h.pass = true
-	out.BackingID, out.OpenFlags = n.backing, fuse.FOPEN_PASSTHROUGH // the kernel wants no other flag beside it
-}
-
-// Init learns whether the kernel can read and write by itself.
-func (s *server) Init(kernel *fuse.Server) {
-	s.kernel = kernel
-	s.passes.Store(kernel.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH != 0)
 }
 
 // Release closes a file, when its last descriptor is closed.
@@ -167,10 +132,7 @@ func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 	h.node.mu.Lock()
 	delete(h.node.open, h)
-	if len(h.node.open) == 0 && h.node.backing != 0 {
-		s.kernel.UnregisterBackingFd(h.node.backing)
-		h.node.backing = 0
-	}
+	s.endPass(h)
 	h.node.mu.Unlock()
 	unix.Close(h.fd)
 }
@@ -245,6 +207,10 @@ func (s *server) killPrivileges(n *node) {
 		n.mode.Store(mode &^ kill)
 	}
 }
+
+// Flush is sent at each close(2), for file systems whose writes are late. Ours are not, and once it has heard ENOSYS the
+// kernel does not ask again.
+func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Fsync forces a file to the disk.
 func (s *server) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

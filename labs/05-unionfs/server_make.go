@@ -192,8 +192,7 @@ func (s *server) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *
 	if err != nil {
 		return fuse.ToStatus(err)
 	}
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	s.attach(s.node(out.NodeId), fd, &out.OpenOut)
+	s.attach(s.node(out.NodeId), fd, 0, &out.OpenOut)
 	return fuse.OK
 }
 

@@ -21,6 +21,8 @@ type node struct {
 	branch atomic.Int32  // where the file is; of a folder, the topmost of several
 	pure   atomic.Bool   // a folder that is in the writable branch alone
 
+	bare atomic.Int32 // whether it has extended attributes, see readXattr
+
 	copying sync.Mutex // held while the file is copied up; before all other locks
 
 	// Guarded by the server's mu.
@@ -36,7 +38,9 @@ type node struct {
 
 	mu      sync.Mutex // guards what follows
 	open    map[*handle]struct{}
-	backing int32 // the kernel's number for the branch's file, while it reads and writes that by itself; or 0
+	backing int32 // the kernel's number for the branch's file, while it passes through to it
+	passing int   // how many of the open handles it passes through
+	passed  bool  // it did once: the pages in its cache may be old
 }
 
 // child is a name in a folder.

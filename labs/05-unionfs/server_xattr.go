@@ -38,16 +38,23 @@ func (p place) removeXattr(name string) error {
 
 // GetXAttr reads an attribute.
 func (s *server) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, buf []byte) (uint32, fuse.Status) {
-	return s.readXattr(in.NodeId, buf, func(p place, buf []byte) (int, error) { return p.getXattr(name, buf) })
+	return s.readXattr(in.NodeId, buf, fuse.ENODATA, func(p place, buf []byte) (int, error) { return p.getXattr(name, buf) })
 }
 
 // ListXAttr lists the names.
 func (s *server) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, buf []byte) (uint32, fuse.Status) {
-	return s.readXattr(in.NodeId, buf, place.listXattr)
+	return s.readXattr(in.NodeId, buf, fuse.OK, place.listXattr)
 }
 
-// readXattr reads what may not fit, and then says how much it is.
-func (s *server) readXattr(id uint64, buf []byte, read func(place, []byte) (int, error)) (uint32, fuse.Status) {
+// What is known of a node's extended attributes.
+const (
+	notLooked = iota
+	noXattrs
+	haveXattrs
+)
+
+// readXattr reads what may not fit, and then says how much it is. none is the answer where there are no attributes.
+func (s *server) readXattr(id uint64, buf []byte, none fuse.Status, read func(place, []byte) (int, error)) (uint32, fuse.Status) {
 	if isListing(id) {
 		return 0, fuse.Status(unix.EOPNOTSUPP)
 	}
@@ -58,6 +65,18 @@ func (s *server) readXattr(id uint64, buf []byte, read func(place, []byte) (int,
 	s.tree.RLock()
 	defer s.tree.RUnlock()
 	p := s.place(n)
+	// Before each first write to a file, and each change of its owner, the kernel asks for its capabilities, which
+	// hardly a file has. One that has no attributes at all is only looked at once.
+	if n.bare.Load() == noXattrs {
+		return 0, none
+	}
+	if n.bare.Load() == notLooked {
+		n.bare.Store(haveXattrs)
+		if size, err := p.listXattr(nil); err == nil && size == 0 {
+			n.bare.Store(noXattrs)
+			return 0, none
+		}
+	}
 	size, err := read(p, buf)
 	if err == unix.ERANGE {
 		if size, err := read(p, nil); err == nil {
@@ -102,5 +121,6 @@ func (s *server) changeXattr(id uint64, change func(place) error) fuse.Status {
 			return fuse.ToStatus(err)
 		}
 	}
+	n.bare.Store(haveXattrs)
 	return fuse.ToStatus(change(s.place(n)))
 }
