@@ -73,6 +73,7 @@ func (s *server) upper() *layer { return s.layers[0] }
 func serverMain() {
 	os.WriteFile("/proc/self/comm", []byte("nslab-unionfs"), 0) // for ps; no harm if refused
 	log.SetOutput(io.Discard)                                   // nobody reads it, and it has no words for users
+	closeInherited()
 	syscall.CloseOnExec(fuseFD)
 	syscall.CloseOnExec(controlFD)
 	unix.Umask(0) // the kernel has applied the caller's own
@@ -104,6 +105,16 @@ func serverMain() {
 	control.Close()
 	d.serve()
 	os.Exit(0)
+}
+
+// closeInherited closes what whoever started nslab forgot to close before: it would be held for as long as the union
+// lives. Go's own descriptors are close-on-exec, so those that are not came through the exec.
+func closeInherited() {
+	for fd := controlFD + 1; fd < 1024; fd++ {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 func answerOf(err error) answer {

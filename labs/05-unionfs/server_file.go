@@ -146,21 +146,14 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 	if h == nil {
 		return nil, fuse.EBADF
 	}
-	got := 0
-	for got < len(buf) {
-		n, err := unix.Pread(h.fd, buf[got:], int64(in.Offset)+int64(got))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, fuse.ToStatus(err)
-		}
-		got += n
-		if n == 0 || got == len(buf) {
-			break
-		}
+	n, err := unix.Pread(h.fd, buf, int64(in.Offset))
+	for err == unix.EINTR {
+		n, err = unix.Pread(h.fd, buf, int64(in.Offset))
 	}
-	return fuse.ReadResultData(buf[:got]), fuse.OK
+	if err != nil {
+		return nil, fuse.ToStatus(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK // a short read of a file is its end
 }
 
 // Write writes. What the disk has no room for is said at once: the kernel caches no writes here, so ENOSPC reaches the
