@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/diagnosis"
 	mount "github.com/nslab/nslab/labs/02-mount"
 	"github.com/nslab/nslab/trace"
@@ -23,12 +24,7 @@ import (
 // TestInUserNamespace.
 func own(t *testing.T) (context.Context, string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("NSLAB_STRICT") == "1" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("this test needs root")
-	}
+	coursetest.NeedRoot(t)
 	ctx := trace.With(t.Context(), func(r trace.Record) {
 		if len(r.Text) < 300 {
 			t.Log(r.At, r)

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	mount "github.com/nslab/nslab/labs/02-mount"
 )
 
@@ -170,9 +171,7 @@ type operation struct {
 }
 
 func TestProperty(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, or a user namespace")
-	}
+	coursetest.NeedRoot(t) // of a user namespace will do
 	seed := fromEnvironment(t, "NSLAB_SEED", time.Now().UnixNano())
 	count := fromEnvironment(t, "NSLAB_OPERATIONS", 3000)
 	t.Logf("NSLAB_SEED=%d NSLAB_OPERATIONS=%d", seed, count)
@@ -185,9 +184,7 @@ func TestProperty(t *testing.T) {
 
 // TestPropertyUser does the same as an ordinary user, who is root in a user namespace only.
 func TestPropertyUser(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to become nobody")
-	}
+	coursetest.NeedRoot(t) // to become nobody
 	dir, err := os.MkdirTemp("/var/tmp", "unionfs")
 	must(t, err)
 	defer os.RemoveAll(dir)

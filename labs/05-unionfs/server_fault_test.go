@@ -14,15 +14,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/course/coursetest"
 	mount "github.com/nslab/nslab/labs/02-mount"
 )
 
 // smallDisk is a folder on a file system of its own, of so many bytes.
 func smallDisk(t *testing.T, size int64) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	coursetest.NeedRoot(t)
 	dir := t.TempDir()
 	ctx := context.Background()
 	must(t, mount.Tmpfs(ctx, dir, mount.TmpfsOptions{Size: size}))
@@ -69,9 +68,7 @@ func TestUpperFull(t *testing.T) {
 }
 
 func TestServerKilled(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	coursetest.NeedRoot(t)
 	a, b, target := t.TempDir(), t.TempDir(), t.TempDir()
 	sow(t, b, map[string]string{"x": "below"})
 	ctx := context.Background()
@@ -95,9 +92,7 @@ func TestServerKilled(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	coursetest.NeedRoot(t)
 	a, b, target := t.TempDir(), t.TempDir(), t.TempDir()
 	sow(t, b, map[string]string{"file": ""})
 	file := filepath.Join(b, "file")

@@ -6,22 +6,15 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/moby/sys/reexec"
+	"github.com/nslab/nslab/course/coursetest"
 )
 
-func TestMain(m *testing.M) {
-	if reexec.Init() {
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { coursetest.Main(m) }
 
 // served mounts an aufs-fuse union for a test, and takes it away again.
 func served(t *testing.T, branches ...Branch) *Union {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	coursetest.NeedRoot(t)
 	target := t.TempDir()
 	u, err := mountFUSE(context.Background(), branches, target)
 	must(t, err)
