@@ -202,7 +202,7 @@ func weight(t *course.T) error {
 
 // fights is how often the fight is measured, at the most. On a busy machine others come and go on the same CPU, and one
 // second may say little; but without weights no second says four to one.
-const fights = 3
+const fights = 8
 
 // fight measures what two loops get of their CPU, until it is in the ratio that is wanted or it was tried often enough.
 func fight(t *course.T, groups []*Group, want float64) (used [2]time.Duration, err error) {
@@ -226,7 +226,7 @@ func fight(t *course.T, groups []*Group, want float64) (used [2]time.Duration, e
 func ratio(used [2]time.Duration) float64 { return float64(used[0]) / float64(max(used[1], 1)) }
 
 // near is within what one second of two loops with slices of some milliseconds can tell.
-func near(got, want float64) bool { return got > want*0.6 && got < want*1.6 }
+func near(got, want float64) bool { return got > want/2 && got < want*2 }
 
 // idle is how long a CPU has had nothing to do since boot: fields 4 and 5 of its line in /proc/stat, in ticks of 1/100
 // second. See proc(5).
