@@ -175,7 +175,7 @@ func (s *side) round(dir, big, small string) error {
 
 // one does one work on a fresh mount.
 func (s *side) one(dir, lower string, w work, big, small string) (err error) {
-	unix.Sync() // else one pays for what another has written
+	unix.Sync()                                                                      // else one pays for what another has written
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil { // names and inodes; data stay
 		return err
 	}
