@@ -88,7 +88,7 @@ func (s *server) visibleLinks(n *node, st *unix.Stat_t) ([]child, error) {
 
 // visibleAt finds the name that users know a branch's path by, if they see that branch's file there.
 func (s *server) visibleAt(branch int, path string) (child, bool) {
-	at := s.nodes[rootID]
+	at := s.node(rootID)
 	parts := strings.Split(path, "/")
 	for i, name := range parts {
 		at.folder.mu.Lock()
