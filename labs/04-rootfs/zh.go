@@ -86,7 +86,7 @@ var zh = course.Messages{
 	"%s: %s files, %s folders, %s links":                    "%s：%s 个文件，%s 个目录，%s 个链接",
 	"PRETTY_NAME in /etc/os-release: %s outside, %s inside": "/etc/os-release 里的 PRETTY_NAME：外面 %s，里面 %s",
 	"uname -r: %s outside, %s inside":                       "uname -r：外面 %s，里面 %s",
-	"inside it is the distribution of the tar": "里面是 tar 包中的那个发行版",
+	"inside it is the distribution of the tar":              "里面是 tar 包中的那个发行版",
 	"and the same kernel: an image has none":                "内核却是同一个：镜像里没有内核",
 
 	// what the kernel requires
