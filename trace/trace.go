@@ -46,6 +46,12 @@ func Off(ctx context.Context) context.Context {
 	return context.WithValue(ctx, key{}, (func(Record))(nil))
 }
 
+// On tells whether somebody listens. It is for those who would have to carry records from afar.
+func On(ctx context.Context) bool {
+	listen, _ := ctx.Value(key{}).(func(Record))
+	return listen != nil
+}
+
 // Call runs f, which makes one system call, and records it. text is evaluated after f, and only if somebody listens, so
 // it may mention results. skip says whose line is recorded: 0 the caller of Call, 1 that one's caller, and so on; a
 // primitive that only wraps a system call passes 1, so that the line shown is the one that chose the arguments.

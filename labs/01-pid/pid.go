@@ -49,6 +49,15 @@ type Config struct {
 
 	// TimeOffsets are added to "monotonic" and "boottime" in a new time namespace (CLONE_NEWTIME).
 	TimeOffsets map[string]specs.LinuxTimeOffset
+
+	// Cgroup is an open folder of a v2 control group in which the process is to be born (CLONE_INTO_CGROUP). To move it
+	// later would make the kernel stop every fork on the machine until an RCU grace period is over: milliseconds.
+	Cgroup *os.File
+
+	// Before is called on the thread that clones, right before it does. Whatever namespaces the thread is in by then (for
+	// its children: a PID namespace can be entered in no other way), the process is born there. The thread is not
+	// used for anything else afterwards.
+	Before func(context.Context) error
 }
 
 // Command builds the command that enters nslab again at entry (see reexec.Register) in the namespaces of cfg.
@@ -61,6 +70,9 @@ func Command(cfg Config, entry string, args ...string) *exec.Cmd {
 
 		// Whoever kills nslab kills the child with it, so that no process is left that nobody remembers.
 		Pdeathsig: syscall.SIGKILL,
+	}
+	if cfg.Cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cfg.Cgroup.Fd())
 	}
 	if cfg.Namespaces&unix.CLONE_NEWUSER != 0 {
 		attr := cmd.SysProcAttr
@@ -88,9 +100,9 @@ func Start(ctx context.Context, cfg Config, cmd *exec.Cmd) (*Process, error) {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		if cfg.Namespaces&unix.CLONE_NEWTIME == 0 {
+		if cfg.Namespaces&unix.CLONE_NEWTIME == 0 && cfg.Before == nil {
 			defer runtime.UnlockOSThread()
-		} // else the thread has another time namespace for its children now, and must not be used again: it ends here.
+		} // else the thread is in another namespace now, or its children are, and must not be used again: it ends here.
 		err := start(ctx, cfg, cmd)
 		started <- err
 		if err != nil {
@@ -110,6 +122,11 @@ func Start(ctx context.Context, cfg Config, cmd *exec.Cmd) (*Process, error) {
 func start(ctx context.Context, cfg Config, cmd *exec.Cmd) error {
 	if cfg.Namespaces&unix.CLONE_NEWTIME != 0 {
 		if err := unshareTime(ctx, cfg.TimeOffsets); err != nil {
+			return err
+		}
+	}
+	if cfg.Before != nil {
+		if err := cfg.Before(ctx); err != nil {
 			return err
 		}
 	}

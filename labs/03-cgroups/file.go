@@ -18,6 +18,7 @@ import (
 // The files that every group has, whatever its controllers.
 const (
 	procsFile      = "cgroup.procs"
+	tasksFile      = "tasks"                  // v1: single threads
 	eventsFile     = "cgroup.events"          // v2: "populated 1", "frozen 0"
 	subtreeControl = "cgroup.subtree_control" // v2: what the children get
 	controllerFile = "cgroup.controllers"     // v2: what the parent offers

@@ -43,6 +43,20 @@ func (g *Group) Freeze(ctx context.Context) error {
 	return nil
 }
 
+// Frozen tells whether the group is frozen now, or on the way there.
+func (g *Group) Frozen() (bool, error) {
+	d := g.dir("freezer")
+	if d == nil {
+		return false, &MissingError{Controller: "freezer"}
+	}
+	if d.Version == 2 {
+		value, err := readFile(filepath.Join(d.Path, freezeFile))
+		return value == "1", err
+	}
+	value, err := readFile(filepath.Join(d.Path, stateFile))
+	return value != "THAWED", err
+}
+
 // Thaw lets the processes go on. A group that is not frozen is no error.
 func (g *Group) Thaw(ctx context.Context) error {
 	d := g.dir("freezer")

@@ -35,7 +35,7 @@ func Proc(ctx context.Context, t *Tree) (err error) {
 // Sys mounts a sysfs on the tree's /sys, read-only: much of it is settings of the machine. The kernel shows the network
 // devices of the caller's network namespace there, and lets a user namespace mount it only if it owns that, too.
 func Sys(ctx context.Context, t *Tree) error {
-	return mountSpot(ctx, t, "sys", 0o555, specs.Mount{
+	return MountOn(ctx, t, "sys", 0o555, specs.Mount{
 		Type: "sysfs", Source: "sysfs", Options: []string{"ro", "nosuid", "nodev", "noexec"},
 	})
 }
@@ -43,12 +43,14 @@ func Sys(ctx context.Context, t *Tree) error {
 // BindSys shows the /sys of the host in the tree, with all mounts below it, read-only: for a user namespace that shares
 // the network with its parent.
 func BindSys(ctx context.Context, t *Tree) error {
-	return mountSpot(ctx, t, "sys", 0o555, specs.Mount{
+	return MountOn(ctx, t, "sys", 0o555, specs.Mount{
 		Type: "bind", Source: "/sys", Options: []string{"rbind", "rro", "rnosuid", "rnodev", "rnoexec"},
 	})
 }
 
-func mountSpot(ctx context.Context, t *Tree, name string, mode uint32, m specs.Mount) (err error) {
+// MountOn mounts one of the kernel's file systems on a folder at the top of the tree, which is made where it is missing, and
+// refused where it is a link or a mount already: see [Tree.spot].
+func MountOn(ctx context.Context, t *Tree, name string, mode uint32, m specs.Mount) (err error) {
 	at, err := t.spot(ctx, name, mode)
 	if err != nil {
 		return err
@@ -88,32 +90,48 @@ var devLinks = [][2]string{
 // /dev, or another process puts there meanwhile, is never written to (a /dev that is a link made runc write on the
 // host).
 func Dev(ctx context.Context, t *Tree, devices []specs.LinuxDevice) (how string, err error) {
-	at, err := t.spot(ctx, "dev", 0o755)
+	dev, err := MountDev(ctx, t)
 	if err != nil {
 		return "", err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	if how, err = FillDev(ctx, dev, devices); err != nil {
+		return how, err
+	}
+	for _, m := range devMounts() {
+		if err := MountOn(ctx, dev, path.Base(m.Destination), 0o755, m); err != nil {
+			return how, err
+		}
+	}
+	return how, nil
+}
+
+// MountDev is the first part of [Dev]: the empty tmpfs on the tree's /dev, as a tree of its own.
+func MountDev(ctx context.Context, t *Tree) (_ *Tree, err error) {
+	at, err := t.spot(ctx, "dev", 0o755)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, at.Close()) }()
 	tmpfs, err := mount.NewTmpfs(ctx, mount.TmpfsOptions{
 		Size: 64 << 10, Mode: 0o755, Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME,
 	})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	dev := &Tree{tmpfs}
-	defer func() { err = errors.Join(err, dev.Close()) }()
 	if err := mount.AttachAt(ctx, tmpfs, at); err != nil {
-		return "", err
+		return nil, errors.Join(err, tmpfs.Close())
 	}
+	return &Tree{tmpfs}, nil
+}
+
+// FillDev is the second: the devices, and the links that every /dev has.
+func FillDev(ctx context.Context, dev *Tree, devices []specs.LinuxDevice) (how string, err error) {
 	if how, err = dev.devices(ctx, devices); err != nil {
 		return how, err
 	}
 	for _, link := range devLinks {
-		if err := symlinkAt(ctx, link[1], tmpfs, link[0]); err != nil {
-			return how, err
-		}
-	}
-	for _, m := range devMounts() {
-		if err := mountSpot(ctx, dev, path.Base(m.Destination), 0o755, m); err != nil {
+		if err := symlinkAt(ctx, link[1], dev.dir, link[0]); err != nil {
 			return how, err
 		}
 	}

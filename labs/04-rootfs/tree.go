@@ -115,6 +115,17 @@ func (t *Tree) spot(ctx context.Context, name string, mode uint32) (*os.File, er
 	return t.open(ctx, 0, name, unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY, Resolve: plain})
 }
 
+// OpenMounted opens a folder at the top of the tree on which something was mounted before, as a tree of its own. It refuses
+// one that is a link: what was mounted then lies elsewhere.
+func OpenMounted(ctx context.Context, t *Tree, name string) (*Tree, error) {
+	const follow = plain &^ unix.RESOLVE_NO_XDEV
+	f, err := t.open(ctx, 0, name, unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY, Resolve: follow})
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{f}, nil
+}
+
 // mkdirAt makes one folder below an open one, with exactly this mode.
 func mkdirAt(ctx context.Context, dir *os.File, name string, mode uint32) error {
 	fd := int(dir.Fd())

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -94,44 +95,65 @@ func (m Mount) bindOptions() []string {
 // The source is opened first and looked at through the descriptor, the target likewise, and the mount goes from the one to
 // the other. No name is looked up twice, so nobody can exchange what was looked at for something else.
 func Bind(ctx context.Context, root *rootfs.Tree, m Mount) (err error) {
-	if m.Type == TypeTmpfs {
-		at, err := spot(ctx, root, m.Target, unix.S_IFDIR)
-		if err != nil {
+	if m.Type == TypeBind && m.Make {
+		if err := makeSource(m.Source); err != nil {
 			return err
 		}
-		defer at.Close()
-		return mount.MountAt(ctx, at, m.Spec(""))
 	}
-	source, kind, err := openSource(ctx, m)
-	if err != nil {
-		return err
+	return Attach(ctx, root, m.Spec(m.Source), nil)
+}
+
+// Attach is [Bind] for a mount in the words of the runtime-spec: a bind, or a file system of any type that goes on a folder.
+// check, if it is not nil, may refuse the place that was found, before anything is mounted on it.
+func Attach(ctx context.Context, root *rootfs.Tree, m specs.Mount, check func(at *os.File, target string) error) (err error) {
+	kind := uint32(unix.S_IFDIR)
+	if isBind(m) {
+		var source *os.File
+		if source, kind, err = openSource(ctx, m.Source); err != nil {
+			return err
+		}
+		defer source.Close()
+		m.Source = mount.Through(source)
 	}
-	defer source.Close()
-	at, err := spot(ctx, root, m.Target, kind)
+	at, err := spot(ctx, root, m.Destination, kind)
 	if err != nil {
 		return err
 	}
 	defer at.Close()
-	return mount.MountAt(ctx, at, m.Spec(mount.Through(source)))
+	if check != nil {
+		if err := check(at, m.Destination); err != nil {
+			return err
+		}
+	}
+	return mount.MountAt(ctx, at, m)
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// makeSource makes the folder on the host that -v names, where it is missing.
+func makeSource(source string) error {
+	if _, err := os.Lstat(source); !errors.Is(err, os.ErrNotExist) {
+		return nil // what is wrong with it, opening it will tell
+	}
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		return &Error{Op: "make the source", Path: source, Err: unwrapPath(err)}
+	}
+	return nil
 }
 
 // openSource opens what is to be bound, and says what kind of file it is. Links on the way are the host's own: they are
 // followed.
-func openSource(ctx context.Context, m Mount) (*os.File, uint32, error) {
-	fd, err := openPath(ctx, m.Source)
-	if errors.Is(err, unix.ENOENT) && m.Make {
-		if err := os.MkdirAll(m.Source, 0o755); err != nil {
-			return nil, 0, &Error{Op: "make the source", Path: m.Source, Err: unwrapPath(err)}
-		}
-		fd, err = openPath(ctx, m.Source)
-	}
+func openSource(ctx context.Context, path string) (*os.File, uint32, error) {
+	fd, err := openPath(ctx, path)
 	if err != nil {
-		return nil, 0, &Error{Op: "open the source", Path: m.Source, Err: err}
+		return nil, 0, &Error{Op: "open the source", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), m.Source)
+	f := os.NewFile(uintptr(fd), path)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, 0, errors.Join(&Error{Op: "stat the source", Path: m.Source, Err: err}, f.Close())
+		return nil, 0, errors.Join(&Error{Op: "stat the source", Path: path, Err: err}, f.Close())
 	}
 	return f, st.Mode & unix.S_IFMT, nil
 }

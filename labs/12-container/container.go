@@ -1,0 +1,316 @@
+// Package container composes the labs before it into a container runtime.
+//
+// The idea: there is nothing new in here. A container is a process that was born in namespaces (lab 01) and in a control
+// group (lab 03), arranged its own mounts (02), root (04), layers (05) and volumes (07), gave up rights (10), and then
+// executed the user's program. [Create] is the half of that outside, and [Init] the half inside; both read as one page, each
+// line of which calls a stage. What is to be done stands in an OCI runtime-spec, so this is what runc is to Docker: it
+// knows a Spec and the kernel, and nothing of images or names.
+//
+// The interface: [Create] makes everything and leaves the init waiting before its last step, [Container.Start] lets it
+// execute the program, [Container.Wait] tells how that ended. Whoever comes later uses what is on disk: [Load] returns the
+// [State], with which a container is signalled, paused, entered ([State.Exec]) and deleted.
+//
+// The limits: the process that calls Create is the parent of the container's init, and the only one to learn its exit
+// status. The init dies with its parent until the state that names it is on disk. A mount namespace is always a new one;
+// user namespaces of others are not joined.
+//
+// See the OCI runtime-spec, runtime.md and config-linux.md.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	pid "github.com/nslab/nslab/labs/01-pid"
+	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+	security "github.com/nslab/nslab/labs/10-security"
+	"github.com/nslab/nslab/trace"
+)
+
+// Config is what a container is to be.
+type Config struct {
+	ID   string
+	Dir  string // an existing folder for the runtime's own state, best in a file system that is gone after a reboot
+	Spec *specs.Spec
+
+	// What Spec.Root.Path is to show, mounted by the container itself, so that the host never has it in its mount table.
+	// Without a driver the folder is taken as it is.
+	Driver unionfs.Driver
+	Layers unionfs.Layers
+
+	User   string   // "name[:group]", looked up in the container's own /etc/passwd; replaces Spec.Process.User
+	Groups []string // of which that user is to be a member, too
+	Init   bool     // keep nslab as PID 1, to reap orphans and to pass signals on
+
+	Stdin, Stdout, Stderr *os.File `json:"-"` // of the program; nil is /dev/null. Not used with Spec.Process.Terminal
+}
+
+// Container is a container that this process has made, and whose init is its child.
+type Container struct {
+	State
+	Console *os.File // the outer end of its terminal, if it has one
+
+	process *pid.Process
+	link    *link
+}
+
+// Create makes a container and leaves its init just before it executes the program. All or nothing: if anything fails, all
+// that was done is undone in reverse.
+func Create(ctx context.Context, cfg Config) (c *Container, err error) {
+	if err := check(&cfg); err != nil {
+		return nil, err
+	}
+	c = &Container{State: newState(&cfg)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+			c = nil
+		}
+	}()
+	if c.Group, err = planGroup(cfg.Spec); err != nil {
+		return c, err
+	}
+	// Journal, then act: whoever finds this folder after a SIGKILL knows what to look for.
+	if err := c.save(); err != nil {
+		return c, err
+	}
+	if err := c.makeGroup(ctx, cfg.Spec); err != nil {
+		return c, err
+	}
+	var filter *security.Filter
+	if cfg.Spec.Linux.Seccomp != nil {
+		if filter, err = security.Compile(cfg.Spec.Linux.Seccomp); err != nil {
+			return c, err
+		}
+	}
+	if err := c.launch(ctx, &cfg, filter); err != nil {
+		return c, err
+	}
+	if err := c.setUp(ctx, &cfg); err != nil {
+		return c, err
+	}
+	// From here on the container is somebody's: its number is on disk, so it need not die with us any more.
+	c.Phase = PhaseCreated
+	return c, c.save()
+}
+
+// makeGroup makes the control group with its limits, before there is a process to put in: it must not run a single
+// instruction of the user's without them.
+func (c *Container) makeGroup(ctx context.Context, spec *specs.Spec) error {
+	if c.Group == nil {
+		return nil
+	}
+	if err := c.Group.Create(ctx); err != nil {
+		return err
+	}
+	if spec.Linux.Resources == nil {
+		return nil
+	}
+	if err := c.Group.Set(ctx, spec.Linux.Resources); err != nil {
+		return err
+	}
+	if c.Group.Dir("devices") == "" || len(spec.Linux.Resources.Devices) == 0 {
+		return nil
+	}
+	return security.LimitDevices(ctx, c.Group, spec.Linux.Resources.Devices)
+}
+
+// launch clones the init into its namespaces, and tells it what to do.
+func (c *Container) launch(ctx context.Context, cfg *Config, filter *security.Filter) error {
+	namespaces, err := namespacesOf(cfg.Spec)
+	if err != nil {
+		return err
+	}
+	defer namespaces.close()
+	var theirs *os.File
+	if c.link, theirs, err = newLink(); err != nil {
+		return err
+	}
+	defer theirs.Close()
+	group := c.Group
+	entry := namespaces.config
+	if group != nil && group.Unified() != "" && !cfg.Init && entry.Namespaces&cloneNewtime == 0 {
+		if entry.Cgroup, err = openFolder(group.Unified()); err != nil {
+			return err
+		}
+		defer entry.Cgroup.Close()
+	}
+	cmd := pid.Command(entry, initEntry)
+	sealed, unseal, err := SealedPath(ctx)
+	if err != nil {
+		return err
+	}
+	defer unseal()
+	cmd.Path = sealed
+	standardStreams(cmd, cfg)
+	cmd.ExtraFiles = []*os.File{theirs} // becomes descriptor 3
+	cmd.Env = []string{}                // the container's init needs nothing of our environment
+	if c.process, err = pid.Start(ctx, entry, cmd); err != nil {
+		return err
+	}
+	c.Pid = c.process.Pid
+	if c.StartTime, err = startTime(c.Pid); err != nil {
+		return err
+	}
+	enter := group
+	if group != nil && (cfg.Init || group.Unified() != "" && entry.Cgroup == nil) {
+		// A PID 1 that stays has several threads, which go together.
+		if err := group.Add(ctx, c.Pid); err != nil {
+			return err
+		}
+		enter = nil
+	}
+	return c.link.send(order{
+		Config: cfg, Group: enter, Filter: filter, Clone: entry.Namespaces, NewCgroup: namespaces.cgroup,
+		Hooks: hasHooks(cfg.Spec.Hooks), Traced: trace.On(ctx),
+	})
+}
+
+// setUp waits until the init has arranged everything, and runs the hooks that come in between.
+func (c *Container) setUp(ctx context.Context, cfg *Config) error {
+	hooks := cfg.Spec.Hooks
+	for {
+		m, err := c.link.receive(ctx)
+		switch {
+		case err != nil:
+			return c.silence(ctx, err)
+		case m.Record != nil:
+			trace.Replay(ctx, *m.Record)
+		case m.Warning != "":
+			c.Warnings = append(c.Warnings, m.Warning)
+		case m.Error != nil:
+			return m.Error
+		case m.Hooks:
+			state := c.OCI(specs.StateCreating)
+			if err := errors.Join(runHooks(ctx, hooks.Prestart, state), runHooks(ctx, hooks.CreateRuntime, state)); err != nil {
+				return err
+			}
+			if err := c.link.send(order{}); err != nil {
+				return err
+			}
+		case m.Union:
+			if err := c.mountUnion(ctx, cfg); err != nil {
+				return err
+			}
+			if err := c.link.send(order{}); err != nil {
+				return err
+			}
+		case m.Ready:
+			c.Console = m.console
+			return nil
+		}
+	}
+}
+
+// silence explains an init that is gone without a word.
+func (c *Container) silence(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if !errors.Is(err, errGone) {
+		return err
+	}
+	if killErr := c.process.Kill(context.WithoutCancel(ctx)); killErr != nil {
+		return killErr
+	}
+	why := "ended"
+	if status, ok := c.process.State().Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		why = "was killed by " + status.Signal().String()
+		if c.OOMKilled() {
+			why += ", for it had used up its memory limit"
+		}
+	}
+	return fmt.Errorf("12-container: the init process %s before it was done", why)
+}
+
+// Start lets the init execute the program. It returns once that runs, or tells why it does not: then nothing is left of the
+// container.
+func (c *Container) Start(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := c.link.send(order{}); err != nil {
+		return c.silence(ctx, err)
+	}
+	for {
+		m, err := c.link.receive(ctx)
+		switch {
+		case errors.Is(err, errGone):
+			// execve has closed the link, as it closes all that is O_CLOEXEC; or the init was killed at the last moment.
+			// Which of the two, its exit will tell.
+			c.Phase = PhaseRunning
+			return errors.Join(c.link.close(), c.save())
+		case err != nil:
+			return c.silence(ctx, err)
+		case m.Record != nil:
+			trace.Replay(ctx, *m.Record)
+		case m.Error != nil:
+			return m.Error
+		}
+	}
+}
+
+// Wait returns how the container has ended, once it has.
+func (c *Container) Wait(ctx context.Context) (syscall.WaitStatus, error) {
+	err := c.process.Wait(ctx)
+	state := c.process.State()
+	if state == nil {
+		return 0, err
+	}
+	return state.Sys().(syscall.WaitStatus), nil
+}
+
+// undo ends the init and removes what Create has made.
+func (c *Container) undo(ctx context.Context) error {
+	var errs []error
+	if c.link != nil {
+		errs = append(errs, c.link.close())
+	}
+	if c.Console != nil {
+		errs = append(errs, c.Console.Close())
+	}
+	if c.process != nil {
+		errs = append(errs, c.process.Kill(ctx)) // PID 1 of its namespace: all others go with it
+	}
+	return errors.Join(append(errs, c.removeGroup(ctx), removeState(c.Dir))...)
+}
+
+// check refuses what no container can be made of, before anything is touched.
+func check(cfg *Config) error {
+	s := cfg.Spec
+	switch {
+	case s == nil || s.Process == nil || s.Root == nil:
+		return fmt.Errorf("12-container: the spec has no process or no root")
+	case s.Linux == nil:
+		return fmt.Errorf("12-container: the spec has no linux section")
+	case len(s.Process.Args) == 0:
+		return fmt.Errorf("12-container: the spec names no program")
+	case !filepath.IsAbs(s.Process.Cwd):
+		return fmt.Errorf("12-container: working folder %q is not absolute", s.Process.Cwd)
+	case !filepath.IsAbs(s.Root.Path):
+		return fmt.Errorf("12-container: root %q is not absolute", s.Root.Path)
+	}
+	return nil
+}
+
+// standardStreams hands over files. What is nil stays nil in the interface, too: os/exec opens /dev/null for it.
+func standardStreams(cmd *exec.Cmd, cfg *Config) {
+	if cfg.Stdin != nil {
+		cmd.Stdin = cfg.Stdin
+	}
+	if cfg.Stdout != nil {
+		cmd.Stdout = cfg.Stdout
+	}
+	if cfg.Stderr != nil {
+		cmd.Stderr = cfg.Stderr
+	}
+}

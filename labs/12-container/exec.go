@@ -1,0 +1,209 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	setns "github.com/nslab/nslab/labs/06-setns"
+	security "github.com/nslab/nslab/labs/10-security"
+)
+
+// ExecConfig is a further program for a container that runs.
+type ExecConfig struct {
+	Process *specs.Process
+	Filter  *security.Filter // the container's own
+	User    string           // "name[:group]", as in [Config]
+	Groups  []string
+
+	Stdin, Stdout, Stderr *os.File // of the program; nil is /dev/null. Not used with Process.Terminal
+	Pdeathsig             syscall.Signal
+}
+
+// Exec runs one more program in the container: with its namespaces, control group, root, rights and limits, exactly as if
+// its init had started it. It returns when the program runs. The outer end of the terminal is nil where none was asked for.
+//
+// Nothing of nslab is executed inside. A child goes in by setns(2), undumpable, and its next call is the program's execve;
+// see labs/06-setns. nslab must have been started from a sealed copy of itself, see [Seal].
+func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty *os.File, err error) {
+	target, err := setns.Open(ctx, s.Pid)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer target.Close()
+	tree, err := rootfs.OpenTree(ctx, fmt.Sprintf("/proc/%d/root", s.Pid))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer tree.Close()
+	if !s.Alive() { // then what was just opened may be somebody else's
+		return nil, nil, ErrState
+	}
+	id, err := execIdentity(ctx, tree, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := cfg.Process
+	c := setns.Config{
+		Target: target, Namespaces: setns.All, Root: true, Dir: p.Cwd,
+		Credential: &syscall.Credential{Uid: id.uid, Gid: id.gid, Groups: id.groups, NoSetGroups: noGroups(s.Pid, id)},
+		Path:       p.Args[0], Args: p.Args, Env: withHome(p.Env, id.home), Pdeathsig: cfg.Pdeathsig,
+	}
+	if s.Group != nil {
+		for _, d := range s.Group.Dirs {
+			c.Groups = append(c.Groups, d.Path)
+		}
+	}
+	inner, null, err := execStreams(ctx, &c, cfg, tree, id, &tty)
+	defer closeAll(inner, null)
+	if err != nil {
+		return nil, tty, errors.Join(err, closeAll(tty))
+	}
+	if err := rights(&c, cfg); err != nil {
+		return nil, nil, errors.Join(err, closeAll(tty))
+	}
+	process, err := setns.Start(ctx, c)
+	if err != nil {
+		return nil, nil, errors.Join(execError(p, err), closeAll(tty))
+	}
+	return process, tty, nil
+}
+
+func execIdentity(ctx context.Context, tree *rootfs.Tree, cfg ExecConfig) (identity, error) {
+	if cfg.User != "" || len(cfg.Groups) > 0 {
+		return lookUp(ctx, tree, cfg.User, cfg.Groups)
+	}
+	return identityOf(ctx, tree, cfg.Process.User)
+}
+
+// noGroups: in the user namespace of an ordinary user nobody may change groups.
+func noGroups(pid int, id identity) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/setgroups", pid))
+	return err == nil && strings.TrimSpace(string(data)) == "deny" && len(id.groups) == 0
+}
+
+// execStreams prepares what becomes descriptors 0 to 2.
+func execStreams(ctx context.Context, c *setns.Config, cfg ExecConfig, tree *rootfs.Tree, id identity, tty **os.File) (inner, null *os.File, err error) {
+	if cfg.Process.Terminal {
+		dev, err := rootfs.OpenMounted(ctx, tree, "dev")
+		if err != nil {
+			return nil, nil, err
+		}
+		defer dev.Close()
+		if *tty, inner, err = openTerminal(ctx, dev); err != nil {
+			return nil, nil, err
+		}
+		if err := setSize(*tty, cfg.Process.ConsoleSize); err != nil {
+			return inner, nil, err
+		}
+		if err := unix.Fchown(int(inner.Fd()), int(id.uid), -1); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
+			return inner, nil, fmt.Errorf("12-container: give the terminal to user %d: %w", id.uid, err)
+		}
+		c.Streams = []*os.File{inner, inner, inner}
+		return inner, nil, nil
+	}
+	if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, nil, err
+	}
+	for _, f := range []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr} {
+		if f == nil {
+			f = null
+		}
+		c.Streams = append(c.Streams, f)
+	}
+	return nil, null, nil
+}
+
+// rights adds the calls that make the child no more privileged than the container's own init.
+func rights(c *setns.Config, cfg ExecConfig) error {
+	p := cfg.Process
+	before, err := security.Before(p, cfg.Filter)
+	if err != nil {
+		return err
+	}
+	after, err := security.After(p, cfg.Filter)
+	if err != nil {
+		return err
+	}
+	c.Before = append(c.Before, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
+	for _, r := range p.Rlimits {
+		resource, ok := rlimits[r.Type]
+		if !ok {
+			return fmt.Errorf("12-container: resource limit %q: %w", r.Type, errors.ErrUnsupported)
+		}
+		limit, err := reachable(resource, unix.Rlimit{Cur: r.Soft, Max: r.Hard})
+		if err != nil {
+			return err
+		}
+		c.Before = append(c.Before, setns.Call{
+			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(resource), uintptr(unsafe.Pointer(limit))}, Op: "prlimit", Keep: limit,
+			Text: fmt.Sprintf("prlimit(0, %s, {%d, %d})", r.Type, limit.Cur, limit.Max),
+		})
+	}
+	c.Before = append(c.Before, before...)
+	if p.Terminal {
+		c.Last = append(c.Last, setns.Call{
+			Trap: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}, Op: "ioctl", Text: "ioctl(0, TIOCSCTTY, 0)",
+		})
+	}
+	umask := uint32(0o022)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	c.Last = append(c.Last, setns.Call{
+		Trap: unix.SYS_UMASK, Args: [6]uintptr{uintptr(umask)}, Op: "umask", Text: fmt.Sprintf("umask(%#o)", umask),
+	})
+	c.Last = append(c.Last, after...)
+	return nil
+}
+
+// reachable lowers a limit to what may be set: to raise a hard limit takes CAP_SYS_RESOURCE.
+func reachable(resource int, want unix.Rlimit) (*unix.Rlimit, error) {
+	var have unix.Rlimit
+	if err := unix.Prlimit(0, resource, nil, &have); err != nil {
+		return nil, fmt.Errorf("12-container: read a resource limit: %w", err)
+	}
+	if want.Max > have.Max {
+		// It may be refused in the child, where nobody could react any more, so it is tried here, and taken back.
+		err := unix.Prlimit(0, resource, &unix.Rlimit{Cur: have.Cur, Max: want.Max}, nil)
+		if errors.Is(err, unix.EPERM) {
+			want = unix.Rlimit{Cur: min(want.Cur, have.Max), Max: have.Max}
+		} else if err != nil {
+			return nil, fmt.Errorf("12-container: raise a resource limit: %w", err)
+		}
+	}
+	return &want, nil
+}
+
+// execError puts a refused execve into words, as for the init.
+func execError(p *specs.Process, err error) error {
+	var refused *setns.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.Op {
+	case "execve":
+		return initError(programError(p.Args[0], refused.Err, !strings.Contains(p.Args[0], "/")))
+	case "chdir", "getcwd":
+		return initError(&kindError{KindCwd, fmt.Errorf("chdir to cwd (%q): %w", p.Cwd, refused.Err)})
+	}
+	return err
+}
+
+func closeAll(files ...*os.File) error {
+	var errs []error
+	for _, f := range files {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,166 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	cgroups "github.com/nslab/nslab/labs/03-cgroups"
+	security "github.com/nslab/nslab/labs/10-security"
+	"github.com/nslab/nslab/trace"
+)
+
+// How the two halves talk: over a socket, one JSON object after the other. It is O_CLOEXEC on both sides, so its end is a
+// message, too. For the init it means that its maker is gone: it ends. For the maker it means, after the last order, that
+// execve has happened.
+
+// linkFD is the init's end.
+const linkFD = 3
+
+// order is what the init is told. The first has everything, each later one means "go on".
+type order struct {
+	Config    *Config          `json:"config,omitempty"`
+	Group     *cgroups.Group   `json:"group,omitempty"` // whose v1 folders the init enters by itself
+	Filter    *security.Filter `json:"filter,omitempty"`
+	Clone     uintptr          `json:"clone,omitempty"`     // the namespaces it was born in
+	NewCgroup bool             `json:"newCgroup,omitempty"` // it makes a cgroup namespace of its own, once it is in its group
+	Hooks     bool             `json:"hooks,omitempty"`     // it stops for the hooks that run before pivot_root
+	Traced    bool             `json:"traced,omitempty"`    // somebody wants to hear of its calls
+}
+
+// message is what the init says.
+type message struct {
+	Record  *trace.Record `json:"record,omitempty"`
+	Error   *InitError    `json:"error,omitempty"`
+	Hooks   bool          `json:"hooks,omitempty"` // now is the time for the hooks
+	Union   bool          `json:"union,omitempty"` // now is the time to mount the layers, from outside
+	Warning string        `json:"warning,omitempty"`
+	Ready   bool          `json:"ready,omitempty"` // all is arranged but the last step
+
+	console *os.File // comes beside a Ready
+}
+
+// errGone is a link whose other end is closed.
+var errGone = errors.New("the other side is gone")
+
+// link is one end.
+type link struct {
+	f     *os.File
+	in    *json.Decoder
+	files []*os.File // received, not yet claimed
+}
+
+// newLink returns our end, and the file to hand to the child.
+func newLink() (*link, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("12-container: make a socket pair: %w", err)
+	}
+	return openLink(fds[0]), os.NewFile(uintptr(fds[1]), "link"), nil
+}
+
+func openLink(fd int) *link {
+	l := &link{f: os.NewFile(uintptr(fd), "link")}
+	l.in = json.NewDecoder(l)
+	return l
+}
+
+// Read is for the decoder. A descriptor that comes beside the bytes is kept.
+func (l *link) Read(p []byte) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(int(l.f.Fd()), p, oob, unix.MSG_CMSG_CLOEXEC)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		}
+		return n, l.keep(oob[:oobn])
+	}
+}
+
+func (l *link) keep(oob []byte) error {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return err
+		}
+		for _, fd := range fds {
+			l.files = append(l.files, os.NewFile(uintptr(fd), "console"))
+		}
+	}
+	return nil
+}
+
+// send writes one object, and the descriptor of a file beside it where there is one.
+func (l *link) send(v any, files ...*os.File) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("12-container: write to the other side: %w", err)
+	}
+	var oob []byte
+	for _, f := range files {
+		oob = append(oob, unix.UnixRights(int(f.Fd()))...)
+	}
+	for len(data) > 0 {
+		n, err := unix.SendmsgN(int(l.f.Fd()), data, oob, nil, unix.MSG_NOSIGNAL)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EPIPE || err == unix.ECONNRESET {
+			err = errGone
+		}
+		if err != nil {
+			return fmt.Errorf("12-container: write to the other side: %w", err)
+		}
+		data, oob = data[n:], nil
+	}
+	return nil
+}
+
+// receive waits for what the init says, or for the end of ctx: somebody who is frozen says nothing.
+func (l *link) receive(ctx context.Context) (m message, err error) {
+	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(l.f.Fd()), unix.SHUT_RD) })
+	defer stop()
+	if err := l.decode(&m); err != nil {
+		return message{}, err
+	}
+	if m.Ready && len(l.files) > 0 {
+		m.console, l.files = l.files[0], l.files[1:]
+	}
+	return m, nil
+}
+
+func (l *link) decode(v any) error {
+	err := l.in.Decode(v)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("12-container: read from the other side: %w", err)
+	}
+	return nil
+}
+
+func (l *link) close() error {
+	for _, f := range l.files {
+		f.Close()
+	}
+	if err := l.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

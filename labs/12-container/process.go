@@ -1,0 +1,293 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/moby/sys/reexec"
+	"golang.org/x/sys/unix"
+
+	pid "github.com/nslab/nslab/labs/01-pid"
+	security "github.com/nslab/nslab/labs/10-security"
+	"github.com/nslab/nslab/trace"
+)
+
+// whoAndHere finds out who the program is to run as, and makes sure of its working folder. It is the last look at the tree
+// from outside: files of the image are read by us, not by any library or module of the image.
+func (i *initProcess) whoAndHere(ctx context.Context) (err error) {
+	p := i.Config.Spec.Process
+	if i.Config.User != "" || len(i.Config.Groups) > 0 {
+		i.id, err = lookUp(ctx, i.tree, i.Config.User, i.Config.Groups)
+	} else {
+		i.id, err = identityOf(ctx, i.tree, p.User)
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := i.tree.MkdirAll(ctx, p.Cwd, 0o755)
+	if err != nil {
+		return &kindError{KindCwd, fmt.Errorf("working folder %s: %w", p.Cwd, err)}
+	}
+	return dir.Close()
+}
+
+// become is the last part: it waits for the order to start, gives up all rights that the program is not to have, and
+// executes it. This process is then what it was told to run; nothing of nslab is left in it.
+func (i *initProcess) become(ctx context.Context) error {
+	if err := i.takeTerminal(ctx); err != nil {
+		return err
+	}
+	if err := i.ready(); err != nil {
+		return err
+	}
+	// Until now this process died with its maker, whatever killed that. From here on the container stands alone.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("12-container: outlive the maker: %w", err)
+	}
+	if h := i.Config.Spec.Hooks; h != nil {
+		if err := runHooks(ctx, h.StartContainer, i.state()); err != nil {
+			return err
+		}
+	}
+	if err := i.enterCwd(ctx); err != nil {
+		return err
+	}
+	if err := i.dropRights(ctx); err != nil {
+		return err
+	}
+	return i.execute(ctx)
+}
+
+// ready tells the parent that all is arranged, and hands it the terminal. Then it waits.
+func (i *initProcess) ready() error {
+	var files []*os.File
+	if i.console != nil {
+		files = append(files, i.console)
+	}
+	if err := i.link.send(message{Ready: true}, files...); err != nil {
+		return err
+	}
+	if i.console != nil {
+		if err := i.console.Close(); err != nil {
+			return err
+		}
+	}
+	var start order
+	return i.link.decode(&start)
+}
+
+// enterCwd goes to the working folder while the rights to do so are there, and checks where that is. A name like
+// /proc/self/fd/7 leads to wherever descriptor 7 is open (CVE-2024-21626); getcwd(2) tells of a folder that is not below
+// the root by an answer that does not begin with "/".
+func (i *initProcess) enterCwd(ctx context.Context) error {
+	cwd := i.Config.Spec.Process.Cwd
+	err := trace.Call(ctx, 0, func() string { return fmt.Sprintf("chdir(%q)", cwd) }, func() error { return unix.Chdir(cwd) })
+	if err != nil {
+		return &kindError{KindCwd, fmt.Errorf("12-container: chdir to %s: %w", cwd, err)}
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Getcwd(buf)
+	if err != nil || n == 0 || buf[0] != '/' {
+		return &kindError{KindCwd, errors.Join(fmt.Errorf("12-container: working folder %s lies outside of the root", cwd), err)}
+	}
+	return nil
+}
+
+// dropRights gives away what the program must not have. Each step takes rights that a later one takes away:
+//
+//   - the bounding set needs CAP_SETPCAP; a filter without no_new_privs needs CAP_SYS_ADMIN
+//   - groups before the user, since a change of the user drops the right to change groups
+//   - the user before the capabilities: the kernel clears them when 0 becomes another, unless it is told to keep them
+//   - no_new_privs and its filter at the very end: the fewer calls come after a filter, the more it may forbid
+func (i *initProcess) dropRights(ctx context.Context) error {
+	p := i.Config.Spec.Process
+	if p.Capabilities != nil {
+		if err := security.DropBounding(ctx, p.Capabilities.Bounding); err != nil {
+			return err
+		}
+	}
+	if i.Filter != nil && !p.NoNewPrivileges {
+		if err := i.Filter.Load(ctx); err != nil {
+			return err
+		}
+	}
+	if err := security.KeepCapabilities(ctx, true); err != nil {
+		return err
+	}
+	if err := i.setIDs(ctx); err != nil {
+		return err
+	}
+	if err := security.KeepCapabilities(ctx, false); err != nil {
+		return err
+	}
+	if p.Capabilities != nil {
+		if err := security.SetCapabilities(ctx, p.Capabilities); err != nil {
+			return err
+		}
+	}
+	if p.NoNewPrivileges {
+		if err := security.NoNewPrivileges(ctx); err != nil {
+			return err
+		}
+		if i.Filter != nil {
+			return i.Filter.Load(ctx)
+		}
+	}
+	return nil
+}
+
+// setIDs calls the kernel by itself: the functions of Go's library change all threads, and this is about one.
+func (i *initProcess) setIDs(ctx context.Context) error {
+	id := i.id
+	var first unsafe.Pointer
+	if len(id.groups) > 0 {
+		first = unsafe.Pointer(&id.groups[0])
+	}
+	for _, c := range []struct {
+		text string
+		call func() unix.Errno
+	}{
+		{fmt.Sprintf("setgroups(%d, %v)", len(id.groups), id.groups), func() unix.Errno {
+			if i.setgroupsDenied() {
+				return 0
+			}
+			_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.groups)), uintptr(first), 0)
+			return errno
+		}},
+		{fmt.Sprintf("setresgid(%[1]d, %[1]d, %[1]d)", id.gid), func() unix.Errno {
+			_, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(id.gid), uintptr(id.gid), uintptr(id.gid))
+			return errno
+		}},
+		{fmt.Sprintf("setresuid(%[1]d, %[1]d, %[1]d)", id.uid), func() unix.Errno {
+			_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(id.uid), uintptr(id.uid), uintptr(id.uid))
+			return errno
+		}},
+	} {
+		err := trace.Call(ctx, 0, func() string { return c.text }, func() error {
+			if errno := c.call(); errno != 0 {
+				return errno
+			}
+			return nil
+		})
+		if err != nil {
+			return &kindError{KindUser, fmt.Errorf("12-container: become user %d:%d: %s: %w", id.uid, id.gid, c.text, err)}
+		}
+	}
+	return nil
+}
+
+// setgroupsDenied: in the user namespace of an ordinary user nobody may change groups. See user_namespaces(7).
+func (i *initProcess) setgroupsDenied() bool {
+	if i.Clone&unix.CLONE_NEWUSER == 0 || len(i.id.groups) > 0 {
+		return false
+	}
+	data, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(data)) == "deny"
+}
+
+// execute becomes the program.
+func (i *initProcess) execute(ctx context.Context) error {
+	p := i.Config.Spec.Process
+	env := withHome(p.Env, i.id.home)
+	umask := 0o022
+	if p.User.Umask != nil {
+		umask = int(*p.User.Umask)
+	}
+	unix.Umask(umask)
+	// All our descriptors are O_CLOEXEC; who started us may have left others.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("12-container: close what was inherited: %w", err)
+	}
+	if i.Config.Init {
+		return i.supervise(ctx, p.Args, env)
+	}
+	searched := !strings.Contains(p.Args[0], "/")
+	var last error = unix.ENOENT
+	for _, name := range places(p.Args[0], env) {
+		err := trace.Call(ctx, 0,
+			func() string { return fmt.Sprintf("execve(%q, %q)", name, p.Args) },
+			func() error { return syscall.Exec(name, p.Args, env) })
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue
+		}
+		last = err
+		if !errors.Is(err, unix.EACCES) { // execvp(3) goes on after that, too, and remembers it
+			break
+		}
+		if isFolder(name) {
+			last = fmt.Errorf("is a directory: %w", err)
+		}
+	}
+	return programError(p.Args[0], last, searched)
+}
+
+func isFolder(name string) bool {
+	var st unix.Stat_t
+	return unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+// places lists where a program may be, as execvp(3) looks for it.
+func places(program string, env []string) []string {
+	if strings.Contains(program, "/") {
+		return []string{program}
+	}
+	search := ""
+	for _, e := range env {
+		if value, ok := strings.CutPrefix(e, "PATH="); ok {
+			search = value
+		}
+	}
+	var list []string
+	for dir := range strings.SplitSeq(search, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		list = append(list, path.Join(dir, program))
+	}
+	return list
+}
+
+// superviseEntry is nslab as PID 1 of a container that was asked for with --init.
+const superviseEntry = "nslab-supervise"
+
+func init() { reexec.Register(superviseEntry, superviseMain) }
+
+// supervise executes nslab once more, to be PID 1 for the program's sake. A new execution, since up to here only this thread
+// has given up its rights.
+func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
+	program := ""
+	for _, name := range places(args[0], env) {
+		if unix.Access(name, unix.X_OK) == nil && !isFolder(name) {
+			program = name
+			break
+		}
+	}
+	if program == "" {
+		return programError(args[0], unix.ENOENT, !strings.Contains(args[0], "/"))
+	}
+	argv := append([]string{superviseEntry, program}, args[1:]...)
+	return trace.Call(ctx, 0,
+		func() string { return fmt.Sprintf("execve(\"/proc/self/exe\", %q)", argv) },
+		func() error { return syscall.Exec("/proc/self/exe", argv, env) })
+}
+
+// superviseMain runs as PID 1: os.Args are the entry, and the program's path with its arguments.
+func superviseMain() {
+	os.WriteFile("/proc/self/comm", []byte("nslab-init"), 0) // for ps; no harm if refused
+	status, err := pid.Supervise(context.Background(), os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "nslab-init:", err)
+		status = 127
+		if errors.Is(err, unix.EACCES) {
+			status = 126
+		}
+	}
+	os.Exit(status)
+}
