@@ -21,6 +21,7 @@ type Etc struct {
 	Servers  []netip.Addr // name servers
 	Search   []string     // domains
 	Options  []string     // of the resolver: "ndots:2"
+	Bare     bool         // nothing but these: not the passwd, group and nsswitch.conf of an image that has none
 }
 
 // HostEntry is a line of /etc/hosts.
@@ -132,6 +133,9 @@ func (e Etc) files() ([]etcFile, error) {
 	}
 	if resolv.Len() > 0 { // a container without a network keeps what its image says
 		files = append(files, etcFile{"resolv.conf", resolv.String(), true})
+	}
+	if e.Bare {
+		return files, nil
 	}
 	return append(files, []etcFile{
 		{"passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n", false},

@@ -78,8 +78,10 @@ func (s *Store) locked(f func() error) (err error) {
 	return f()
 }
 
-// Create returns the volume of this name, made if there is none; without a name it makes one with a number for a name.
-func (s *Store) Create(name string, labels map[string]string) (v *Volume, err error) {
+// Create returns the volume of this name, made if there is none; without a name it makes one with a number for a name. A new
+// one is born with its users: whoever is killed right after this leaves no volume that nobody remembers. Of one that was
+// there they become users, too.
+func (s *Store) Create(name string, labels map[string]string, users ...string) (v *Volume, err error) {
 	anonymous := name == ""
 	if anonymous {
 		var random [32]byte
@@ -94,7 +96,7 @@ func (s *Store) Create(name string, labels map[string]string) (v *Volume, err er
 			if len(labels) > 0 && !maps.Equal(labels, v.Labels) {
 				return &Error{Op: "make volume", Path: name, Err: ErrExists}
 			}
-			return nil
+			return v.addUsers(users)
 		}
 		if !errors.Is(err, ErrNoVolume) {
 			return err
@@ -102,10 +104,23 @@ func (s *Store) Create(name string, labels map[string]string) (v *Volume, err er
 		if labels == nil {
 			labels = map[string]string{}
 		}
-		v = &Volume{Name: name, Labels: labels, CreatedAt: time.Now().UTC(), Anonymous: anonymous, Users: []string{}}
+		v = &Volume{Name: name, Labels: labels, CreatedAt: time.Now().UTC(), Anonymous: anonymous, Users: append([]string{}, users...)}
 		return s.make(v)
 	})
 	return v, err
+}
+
+func (v *Volume) addUsers(users []string) error {
+	before := len(v.Users)
+	for _, u := range users {
+		if !slices.Contains(v.Users, u) {
+			v.Users = append(v.Users, u)
+		}
+	}
+	if len(v.Users) == before {
+		return nil
+	}
+	return v.save()
 }
 
 func (s *Store) make(v *Volume) error {

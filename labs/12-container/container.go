@@ -45,6 +45,8 @@ type Config struct {
 	Driver unionfs.Driver
 	Layers unionfs.Layers
 
+	Filter *security.Filter // instead of Spec.Linux.Seccomp, where it is compiled already
+
 	User   string   // "name[:group]", looked up in the container's own /etc/passwd; replaces Spec.Process.User
 	Groups []string // of which that user is to be a member, too
 	Init   bool     // keep nslab as PID 1, to reap orphans and to pass signals on
@@ -84,13 +86,12 @@ func Create(ctx context.Context, cfg Config) (c *Container, err error) {
 	if err := c.makeGroup(ctx, cfg.Spec); err != nil {
 		return c, err
 	}
-	var filter *security.Filter
-	if cfg.Spec.Linux.Seccomp != nil {
-		if filter, err = security.Compile(cfg.Spec.Linux.Seccomp); err != nil {
+	if cfg.Filter == nil && cfg.Spec.Linux.Seccomp != nil {
+		if cfg.Filter, err = security.Compile(cfg.Spec.Linux.Seccomp); err != nil {
 			return c, err
 		}
 	}
-	if err := c.launch(ctx, &cfg, filter); err != nil {
+	if err := c.launch(ctx, &cfg); err != nil {
 		return c, err
 	}
 	if err := c.setUp(ctx, &cfg); err != nil {
@@ -123,7 +124,7 @@ func (c *Container) makeGroup(ctx context.Context, spec *specs.Spec) error {
 }
 
 // launch clones the init into its namespaces, and tells it what to do.
-func (c *Container) launch(ctx context.Context, cfg *Config, filter *security.Filter) error {
+func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	namespaces, err := namespacesOf(cfg.Spec)
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func (c *Container) launch(ctx context.Context, cfg *Config, filter *security.Fi
 		enter = nil
 	}
 	return c.link.send(order{
-		Config: cfg, Group: enter, Filter: filter, Clone: entry.Namespaces, NewCgroup: namespaces.cgroup,
+		Config: cfg, Group: enter, Clone: entry.Namespaces, NewCgroup: namespaces.cgroup,
 		Hooks: hasHooks(cfg.Spec.Hooks), Traced: trace.On(ctx),
 	})
 }

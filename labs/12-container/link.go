@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
-	security "github.com/nslab/nslab/labs/10-security"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -25,13 +24,12 @@ const linkFD = 3
 
 // order is what the init is told. The first has everything, each later one means "go on".
 type order struct {
-	Config    *Config          `json:"config,omitempty"`
-	Group     *cgroups.Group   `json:"group,omitempty"` // whose v1 folders the init enters by itself
-	Filter    *security.Filter `json:"filter,omitempty"`
-	Clone     uintptr          `json:"clone,omitempty"`     // the namespaces it was born in
-	NewCgroup bool             `json:"newCgroup,omitempty"` // it makes a cgroup namespace of its own, once it is in its group
-	Hooks     bool             `json:"hooks,omitempty"`     // it stops for the hooks that run before pivot_root
-	Traced    bool             `json:"traced,omitempty"`    // somebody wants to hear of its calls
+	Config    *Config        `json:"config,omitempty"`
+	Group     *cgroups.Group `json:"group,omitempty"`     // whose v1 folders the init enters by itself
+	Clone     uintptr        `json:"clone,omitempty"`     // the namespaces it was born in
+	NewCgroup bool           `json:"newCgroup,omitempty"` // it makes a cgroup namespace of its own, once it is in its group
+	Hooks     bool           `json:"hooks,omitempty"`     // it stops for the hooks that run before pivot_root
+	Traced    bool           `json:"traced,omitempty"`    // somebody wants to hear of its calls
 }
 
 // message is what the init says.

@@ -113,8 +113,8 @@ func (i *initProcess) dropRights(ctx context.Context) error {
 			return err
 		}
 	}
-	if i.Filter != nil && !p.NoNewPrivileges {
-		if err := i.Filter.Load(ctx); err != nil {
+	if i.Config.Filter != nil && !p.NoNewPrivileges {
+		if err := i.Config.Filter.Load(ctx); err != nil {
 			return err
 		}
 	}
@@ -136,8 +136,8 @@ func (i *initProcess) dropRights(ctx context.Context) error {
 		if err := security.NoNewPrivileges(ctx); err != nil {
 			return err
 		}
-		if i.Filter != nil {
-			return i.Filter.Load(ctx)
+		if i.Config.Filter != nil {
+			return i.Config.Filter.Load(ctx)
 		}
 	}
 	return nil

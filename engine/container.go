@@ -1,0 +1,188 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+)
+
+// Record is what container.json says: what was asked for, as far as it was decided when the container was made.
+type Record struct {
+	ID         string `json:"Id"`
+	Name       string
+	Created    time.Time
+	Path       string   // the program
+	Args       []string // its arguments
+	Image      string   // the image's id
+	Driver     unionfs.Driver
+	Platform   string
+	Config     Config
+	HostConfig HostConfig
+	Mounts     []MountPoint
+}
+
+// MountPoint is a volume, bind or tmpfs of a container, as `inspect` shows it.
+type MountPoint struct {
+	Type        string
+	Name        string `json:",omitempty"` // of a volume
+	Source      string
+	Destination string
+	Driver      string `json:",omitempty"`
+	Mode        string
+	RW          bool
+	Propagation string
+	Anonymous   bool `json:"-"`
+}
+
+// Container is one container, as it was when it was looked at.
+type Container struct {
+	Record
+	State State
+
+	engine *Engine
+	lock   *os.File // held by commands that change it
+}
+
+// Dir is the container's folder on disk, RunDir the one that is gone after a reboot.
+func (c *Container) Dir() string    { return filepath.Join(c.engine.containersDir(), c.ID) }
+func (c *Container) RunDir() string { return filepath.Join(c.engine.runDir(), c.ID) }
+
+// LogPath is where its output is kept.
+func (c *Container) LogPath() string { return filepath.Join(c.Dir(), "log.json") }
+
+func (c *Container) path(name string) string { return filepath.Join(c.Dir(), name) }
+
+// Folders of a container below its own.
+const (
+	initLayer  = "init"   // what a runtime writes into /etc
+	upperLayer = "upper"  // what the container has changed
+	workFolder = "work"   // overlay's own
+	rootFolder = "merged" // where the container has its root, in its own mount namespace; empty for everybody else
+)
+
+const recordFile = "container.json"
+
+// newID draws the number of a container: 64 hexadecimal digits, as Docker's.
+func newID() (string, error) {
+	b := make([]byte, 32)
+	for {
+		if _, err := rand.Read(b); err != nil {
+			return "", fmt.Errorf("number a container: %w", err)
+		}
+		id := hex.EncodeToString(b)
+		// Not one whose first 12 digits are all decimal: it is used as a host name, and some programs take that for an address.
+		for _, r := range id[:12] {
+			if r >= 'a' {
+				return id, nil
+			}
+		}
+	}
+}
+
+// save writes the record aside, syncs and renames it. What does not outlive a reboot anyway (--rm) need not reach the disk.
+func (c *Container) save() error {
+	return writeJSON(c.path(recordFile), &c.Record, !c.HostConfig.AutoRemove)
+}
+
+// writeJSON replaces a file as a whole: whoever reads it finds the old text or the new one.
+func writeJSON(name string, v any, durable bool) (err error) {
+	data, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, pathCause(err))
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
+		os.Remove(name + ".new")
+		return fmt.Errorf("write %s: %w", name, pathCause(err))
+	}
+	if durable {
+		return syncDir(filepath.Dir(name))
+	}
+	return nil
+}
+
+// syncDir makes sure that a name that was just made is on disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, pathCause(err))
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, pathCause(err))
+	}
+	return nil
+}
+
+func readJSON(name string, v any) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+// pathCause strips the path that the message names already.
+func pathCause(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// lockFile opens a lock and waits for it. The kernel gives it back when its holder is gone, however it went.
+func lockFile(ctx context.Context, name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("wait for the lock %s: %w", name, context.Cause(ctx))
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// locked tells whether somebody holds a lock.
+func locked(name string) bool {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}

@@ -1,0 +1,408 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+	volumes "github.com/nslab/nslab/labs/07-volumes"
+	security "github.com/nslab/nslab/labs/10-security"
+
+	"github.com/nslab/nslab/image"
+)
+
+// CreateOptions is what a new container is to be.
+type CreateOptions struct {
+	Name       string // a random one if empty
+	Config     Config
+	HostConfig HostConfig
+}
+
+// Create makes a container that can be started. All or nothing: what the user asked for is checked before anything is made,
+// and a failure takes away what was made until then. The container is locked for the caller, who closes it.
+func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err error) {
+	img, err := e.images.Resolve(o.Config.Image)
+	if err != nil {
+		return nil, err
+	}
+	c = &Container{engine: e, Record: Record{
+		Created: time.Now().UTC(), Config: o.Config, HostConfig: o.HostConfig, Image: img.ID, Name: o.Name,
+		Platform: img.Config.OS,
+	}}
+	if c.ID, err = newID(); err != nil {
+		return nil, err
+	}
+	if err := c.check(img); err != nil {
+		return nil, err
+	}
+	if err := e.reapAll(ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.discard(context.WithoutCancel(ctx)), c.Close())
+			c = nil
+		}
+	}()
+	if err := c.lockNew(ctx); err != nil {
+		return nil, err
+	}
+	// The folder comes before all else: while there is one without a record whose lock is free, its maker was killed, and
+	// the next command takes back what has the container's id on it. The record comes last.
+	for _, make := range []func(context.Context) error{
+		c.makeFolders, c.takeName, c.useImage(img), c.makeVolumes(img), c.writeInitLayer, c.writeCIDFile,
+	} {
+		if err := make(ctx); err != nil {
+			return c, err
+		}
+	}
+	c.State = State{Status: Created}
+	return c, c.save()
+}
+
+// check completes what was asked for, and refuses what cannot be, before anything is made.
+func (c *Container) check(img *image.Image) error {
+	h := &c.HostConfig
+	if c.Name != "" {
+		if err := CheckName(c.Name); err != nil {
+			return err
+		}
+	}
+	if err := c.Config.complete(img.Config.Config); err != nil {
+		return err
+	}
+	argv := c.Config.argv()
+	c.Path, c.Args = argv[0], argv[1:]
+	if _, err := c.Config.stopSignal(); err != nil {
+		return err
+	}
+	for what, text := range map[string]string{"hostname": c.Config.Hostname, "domain name": c.Config.Domainname, "user": c.Config.User} {
+		if err := checkText(what, text); err != nil {
+			return err
+		}
+	}
+	if c.Config.Hostname == "" {
+		c.Config.Hostname = c.ID[:12]
+	}
+	h.defaults()
+	c.Driver = unionfs.Driver(h.Driver)
+	if !slices.Contains([]unionfs.Driver{unionfs.Overlay, unionfs.Aufs, unionfs.AufsFUSE}, c.Driver) {
+		return &InputError{What: "driver", Value: h.Driver, Err: unionfs.ErrUnknownDriver}
+	}
+	if err := h.check(); err != nil {
+		return err
+	}
+	return volumes.Check(h.Mounts)
+}
+
+// defaults fills in what is Docker's where the user says nothing.
+func (h *HostConfig) defaults() {
+	set := func(to *string, value string) {
+		if *to == "" {
+			*to = value
+		}
+	}
+	if h.NetworkMode == "default" {
+		h.NetworkMode = ""
+	}
+	set(&h.NetworkMode, "none")
+	set(&h.IpcMode, "private")
+	set(&h.CgroupnsMode, "private")
+	set(&h.LogConfig.Type, "json-file")
+	set(&h.RestartPolicy.Name, "no")
+	set(&h.Driver, string(unionfs.Overlay))
+	if h.Privileged {
+		return
+	}
+	if v, _ := h.securityOption("systempaths"); v == "unconfined" {
+		return
+	}
+	if h.MaskedPaths == nil {
+		h.MaskedPaths = security.MaskedPaths()
+	}
+	if h.ReadonlyPaths == nil {
+		h.ReadonlyPaths = security.ReadonlyPaths()
+	}
+}
+
+// check refuses what would fail at the start, where it can be known before.
+func (h *HostConfig) check() error {
+	if _, err := security.Capabilities(h.CapAdd, h.CapDrop, h.Privileged); err != nil {
+		return &InputError{What: "capability", Err: err}
+	}
+	if p := h.CgroupParent; strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }) || slices.Contains(strings.Split(p, "/"), "..") {
+		return &InputError{What: "cgroup parent", Value: p, Err: errors.New("it leads elsewhere")}
+	}
+	for _, d := range h.Devices {
+		if _, err := devicesAt(d); err != nil {
+			return err
+		}
+	}
+	for _, r := range h.DeviceCgroupRules {
+		if _, err := parseDeviceRule(r); err != nil {
+			return err
+		}
+	}
+	if _, err := h.Resources.spec(); err != nil {
+		return err
+	}
+	for _, m := range h.Mounts {
+		if m.Type != volumes.TypeBind {
+			continue
+		}
+		if _, err := os.Stat(m.Source); err != nil && !(m.Make && errors.Is(err, fs.ErrNotExist)) {
+			return &InputError{What: "mount", Value: m.Source, Err: fmt.Errorf("bind source path: %w", pathCause(err))}
+		}
+	}
+	return nil
+}
+
+// lockNew takes the lock of a container that nobody knows yet.
+func (c *Container) lockNew(ctx context.Context) (err error) {
+	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", c.RunDir(), pathCause(err))
+	}
+	c.lock, err = lockFile(ctx, filepath.Join(c.RunDir(), "lock"))
+	return err
+}
+
+func (c *Container) makeFolders(context.Context) error {
+	if err := os.MkdirAll(c.engine.containersDir(), 0o711); err != nil {
+		return fmt.Errorf("make %s: %w", c.engine.containersDir(), pathCause(err))
+	}
+	for _, d := range []string{"", initLayer, upperLayer, workFolder, rootFolder} {
+		mode := fs.FileMode(0o755)
+		if d == "" {
+			mode = 0o710 // users of a user namespace pass through
+		}
+		if err := os.Mkdir(c.path(d), mode); err != nil {
+			return fmt.Errorf("make %s: %w", c.path(d), pathCause(err))
+		}
+	}
+	return nil
+}
+
+func (c *Container) takeName(context.Context) (err error) {
+	if c.Name == "" {
+		c.Name, err = c.engine.claimAny(c.ID)
+		return err
+	}
+	return c.engine.claim(c.Name, c.ID)
+}
+
+func (c *Container) useImage(img *image.Image) func(context.Context) error {
+	return func(context.Context) error { return c.engine.images.Use(img.ID, c.ID) }
+}
+
+// makeVolumes makes the volumes that are asked for, by the user or by the image, and fills new ones with the image's files.
+func (c *Container) makeVolumes(img *image.Image) func(context.Context) error {
+	return func(ctx context.Context) error {
+		list := slices.Clone(c.HostConfig.Mounts)
+		for target := range img.Config.Config.Volumes {
+			taken := func(m volumes.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }
+			if _, tmpfs := c.HostConfig.Tmpfs[target]; !slices.ContainsFunc(list, taken) && !tmpfs {
+				list = append(list, volumes.Mount{Type: volumes.TypeVolume, Target: target})
+			}
+		}
+		var fill []volumes.Mount
+		for _, m := range list {
+			p := MountPoint{
+				Type: m.Type, Source: m.Source, Destination: path.Clean(m.Target), RW: !m.ReadOnly, Propagation: m.Propagation, Mode: mountMode(m),
+			}
+			switch m.Type {
+			case volumes.TypeBind:
+				if p.Propagation == "" {
+					p.Propagation = "rprivate"
+				}
+				if err := makeBindSource(m); err != nil {
+					return err
+				}
+			case volumes.TypeVolume:
+				v, err := c.makeVolume(m)
+				if err != nil {
+					return err
+				}
+				p.Name, p.Source, p.Driver, p.Anonymous = v.Name, v.Mountpoint(), "local", v.Anonymous
+				if !m.NoCopy {
+					m.Source = v.Name
+					fill = append(fill, m)
+				}
+			}
+			c.Mounts = append(c.Mounts, p)
+		}
+		return c.fillVolumes(ctx, img, fill)
+	}
+}
+
+func mountMode(m volumes.Mount) string {
+	if m.ReadOnly {
+		return "ro"
+	}
+	return ""
+}
+
+func (c *Container) makeVolume(m volumes.Mount) (*volumes.Volume, error) {
+	store, err := c.engine.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	return store.Create(m.Source, m.Labels, c.ID)
+}
+
+// makeBindSource makes the folder that -v names. As in Docker it stays: it is the user's.
+func makeBindSource(m volumes.Mount) error {
+	if !m.Make {
+		return nil
+	}
+	if _, err := os.Stat(m.Source); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.MkdirAll(m.Source, 0o755); err != nil {
+		return fmt.Errorf("make the folder %s: %w", m.Source, pathCause(err))
+	}
+	return nil
+}
+
+// fillVolumes gives volumes that are empty what the image has in their place.
+func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []volumes.Mount) error {
+	store, err := c.engine.Volumes()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	var empty []*volumes.Volume
+	var targets []string
+	for _, m := range list {
+		v, err := store.Get(m.Source)
+		if err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(v.Mountpoint())
+		if err != nil {
+			return fmt.Errorf("look into volume %s: %w", v.Name, pathCause(err))
+		}
+		if len(entries) == 0 {
+			empty, targets = append(empty, v), append(targets, m.Target)
+		}
+	}
+	if len(empty) == 0 {
+		return nil
+	}
+	lower, err := c.engine.images.Layers(ctx, img, unionfs.Overlay)
+	if err != nil {
+		return err
+	}
+	return WithUnion(ctx, unionfs.Overlay, unionfs.Layers{Lower: lower}, c.path(rootFolder), func(tree *rootfs.Tree) error {
+		for i, v := range empty {
+			if _, err := v.Populate(ctx, tree, targets[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// writeInitLayer writes what no image can know: /etc/hosts, hostname and resolv.conf; and the folders on which the kernel's
+// file systems are mounted, so that they need not be made in the container's own layer.
+func (c *Container) writeInitLayer(ctx context.Context) error {
+	tree, err := rootfs.OpenTree(ctx, c.path(initLayer))
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	for _, d := range []string{"dev", "proc", "sys"} {
+		if err := os.Mkdir(filepath.Join(c.path(initLayer), d), 0o755); err != nil {
+			return fmt.Errorf("make the init layer: %w", err)
+		}
+	}
+	etc, err := c.etc()
+	if err != nil {
+		return err
+	}
+	if err := rootfs.WriteEtc(ctx, tree, etc); err != nil {
+		return err
+	}
+	if c.HostConfig.NetworkMode != "host" {
+		return nil
+	}
+	return copyHostEtc(c.path(initLayer), etc)
+}
+
+func (c *Container) etc() (rootfs.Etc, error) {
+	h := &c.HostConfig
+	e := rootfs.Etc{Hostname: c.Config.Hostname, Search: h.DNSSearch, Options: h.DNSOptions, Bare: true}
+	if d := c.Config.Domainname; d != "" && !strings.Contains(e.Hostname, ".") {
+		e.Hostname += "." + d
+	}
+	for _, s := range h.DNS {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return e, &InputError{What: "DNS server", Value: s, Err: errors.New("it is not an IP address")}
+		}
+		e.Servers = append(e.Servers, a)
+	}
+	for _, x := range h.ExtraHosts {
+		name, address, ok := strings.Cut(x, ":")
+		if !ok {
+			name, address, ok = strings.Cut(x, "=")
+		}
+		a, err := netip.ParseAddr(strings.Trim(address, "[]"))
+		if !ok || err != nil || name == "" {
+			return e, &InputError{What: "host entry", Value: x, Err: errors.New("it should be NAME:IP")}
+		}
+		e.Hosts = append(e.Hosts, rootfs.HostEntry{Address: a, Names: []string{name}})
+	}
+	return e, nil
+}
+
+// copyHostEtc: who shares the host's network finds its names, too.
+func copyHostEtc(layer string, e rootfs.Etc) error {
+	names := []string{"hosts"}
+	if len(e.Servers)+len(e.Search)+len(e.Options) == 0 {
+		names = append(names, "resolv.conf")
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join("/etc", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && name == "hosts" {
+			for _, h := range e.Hosts {
+				data = fmt.Appendf(data, "%s\t%s\n", h.Address, strings.Join(h.Names, " "))
+			}
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(layer, "etc", name), data, 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("copy /etc/%s into the init layer: %w", name, pathCause(err))
+		}
+	}
+	return nil
+}
+
+// writeCIDFile tells the id to whoever asked for it in a file, which must be new.
+func (c *Container) writeCIDFile(context.Context) error {
+	name := c.HostConfig.ContainerIDFile
+	if name == "" {
+		return nil
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return &InputError{What: "container ID file", Value: name, Err: errors.New("it exists already"), Hint: "make sure that the other container is not running, and remove the file"}
+	}
+	if err != nil {
+		return &InputError{What: "container ID file", Value: name, Err: pathCause(err)}
+	}
+	_, err = f.WriteString(c.ID)
+	return errors.Join(err, f.Close())
+}

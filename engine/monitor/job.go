@@ -1,0 +1,78 @@
+// Package monitor is the one process that stays with a container which nobody waits for.
+//
+// Somebody must be the parent of a container's init, or nobody learns its exit status; somebody must read its output, or it
+// blocks; and somebody must hold the outer end of its terminal. That cannot be the command that the user typed, which may
+// be gone at any time. Docker has a daemon and a shim for it, Podman conmon. Here it is nslab once more, started by the
+// engine under the name nslab-monitor: it runs one container through labs/12-container, writes its log, lets clients attach,
+// writes down how it ended, and ends itself. It does not live in the container's control group, so that neither the memory
+// limit nor a fork bomb takes it along.
+//
+// It is told what to do by a [Job], through a socket; what it says back are [Report]s. On disk it leaves [Run] while the
+// container runs, and [Exit] when it is over. While it lives, it holds a lock: that is how others know.
+package monitor
+
+import (
+	"time"
+
+	container "github.com/nslab/nslab/labs/12-container"
+
+	"github.com/nslab/nslab/engine/logs"
+	"github.com/nslab/nslab/trace"
+)
+
+// Entry is the argv[0] of nslab as a monitor.
+const Entry = "nslab-monitor"
+
+// The files of a container that are the monitor's, the first in the container's folder, the others in its run folder.
+const (
+	ExitFile   = "exit.json"
+	RunFile    = "run.json"
+	LockFile   = "monitor"
+	SocketFile = "attach"
+)
+
+// Job is what a monitor is told.
+type Job struct {
+	Container container.Config
+	Dir       string // of the container, for ExitFile
+	RunDir    string // for the others
+	LogPath   string
+	Log       logs.Options
+	Tty       bool
+	OpenStdin bool // its standard input is a pipe that clients can write to
+	StdinOnce bool // which is closed when the first of them is gone
+	Durable   bool // sync ExitFile
+	Traced    bool // report the system calls
+
+	// What to execute when it is over, in a container that is to be removed and whose client is gone.
+	Remove []string
+}
+
+// Report is what a monitor says to the one who started it.
+type Report struct {
+	Record  *trace.Record        `json:",omitempty"`
+	Warning string               `json:",omitempty"`
+	Started *Started             `json:",omitempty"` // the program runs
+	Error   *container.InitError `json:",omitempty"` // or does not, and nothing is left of it
+}
+
+// Started says what runs.
+type Started struct {
+	Pid       int
+	StartedAt time.Time
+}
+
+// Run is what is known of a container while it runs, beside what the runtime knows.
+type Run struct {
+	StartedAt time.Time
+	Monitor   int // the monitor's process number
+}
+
+// Exit is how a run ended.
+type Exit struct {
+	ExitCode   int
+	OOMKilled  bool
+	Error      string // why it could not be started
+	StartedAt  time.Time
+	FinishedAt time.Time
+}

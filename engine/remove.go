@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	volumes "github.com/nslab/nslab/labs/07-volumes"
+)
+
+// removing begins the name of a container's folder while it is taken apart.
+const removing = ".removing-"
+
+// RemoveOptions is what `rm` may be told.
+type RemoveOptions struct {
+	Force   bool // end it first, if it runs
+	Volumes bool // and its anonymous volumes
+}
+
+// Remove takes a container away, with everything that is only its own.
+func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
+	c, err := e.Lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if c.State.Running {
+		if !o.Force {
+			return &StateError{Container: ref, Status: c.State.Status, Op: "remove", Hint: "stop it first, or force it with -f"}
+		}
+		if err := c.kill(ctx); err != nil {
+			return err
+		}
+	}
+	return c.remove(ctx, o.Volumes)
+}
+
+// remove takes a container that does not run apart. The caller holds the lock.
+//
+// What points to the container goes first: its name, and what it holds of volumes and images. Then the folder gets a name
+// that no container has, in one step: from then on it is not there, even if its files take time, or nslab is killed
+// meanwhile. Nothing of this needs room on the disk, so a full one can be cleared.
+func (c *Container) remove(ctx context.Context, withVolumes bool) error {
+	err := errors.Join(
+		c.engine.disclaim(c.Name, c.ID),
+		c.releaseVolumes(withVolumes),
+		c.engine.images.Release(c.Image, c.ID),
+	)
+	return errors.Join(err, c.removeFolders())
+}
+
+func (c *Container) removeFolders() error {
+	aside := filepath.Join(c.engine.containersDir(), removing+c.ID)
+	err := os.Rename(c.Dir(), aside)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		aside = c.Dir() // some file system may have no room even for that
+	}
+	err = removeAll(aside)
+	// The lock is in the run folder: last, and only now can somebody else make one of the same name.
+	return errors.Join(err, removeAll(c.RunDir()))
+}
+
+// removeAll removes a folder with all that is in it. The container may have made folders that their owner cannot enter,
+// which stops nobody but an ordinary user.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if d != nil && d.IsDir() {
+				os.Chmod(p, 0o700)
+			}
+			return nil
+		})
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", dir, pathCause(err))
+	}
+	return nil
+}
+
+// releaseVolumes gives the container's volumes back, and removes those that nobody gave a name.
+func (c *Container) releaseVolumes(anonymous bool) error {
+	if !slices.ContainsFunc(c.Mounts, func(m MountPoint) bool { return m.Type == volumes.TypeVolume }) {
+		return nil
+	}
+	store, err := c.engine.Volumes()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range c.Mounts {
+		if m.Type == volumes.TypeVolume {
+			errs = append(errs, releaseVolume(store, m.Name, c.ID, anonymous))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func releaseVolume(store *volumes.Store, name, id string, remove bool) error {
+	v, err := store.Get(name)
+	if errors.Is(err, volumes.ErrNoVolume) {
+		return nil
+	}
+	if err == nil {
+		err = store.Release(name, id)
+	}
+	if err != nil || !remove || !v.Anonymous {
+		return err
+	}
+	if err := store.Remove(name); err != nil && !errors.Is(err, volumes.ErrInUse) && !errors.Is(err, volumes.ErrNoVolume) {
+		return err
+	}
+	return nil
+}
+
+// discard takes back what a creation has made that failed, or whose maker was killed before it wrote the record. All of it
+// carries the id, so nothing else need be known.
+func (c *Container) discard(ctx context.Context) error {
+	if c.lock == nil {
+		return nil // nothing was made yet
+	}
+	var errs []error
+	names, err := os.ReadDir(c.engine.namesDir())
+	if err == nil {
+		for _, n := range names {
+			errs = append(errs, c.engine.disclaim(n.Name(), c.ID))
+		}
+	}
+	if name := c.HostConfig.ContainerIDFile; name != "" {
+		if text, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(text)) == c.ID {
+			errs = append(errs, os.Remove(name))
+		}
+	}
+	if store, err := c.engine.Volumes(); err == nil {
+		list, err := store.List()
+		errs = append(errs, err)
+		for _, v := range list {
+			if slices.Contains(v.Users, c.ID) {
+				errs = append(errs, releaseVolume(store, v.Name, c.ID, true))
+			}
+		}
+	}
+	errs = append(errs, c.engine.images.ReleaseAll(c.ID), c.removeFolders())
+	return errors.Join(errs...)
+}

@@ -1,0 +1,259 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	volumes "github.com/nslab/nslab/labs/07-volumes"
+	security "github.com/nslab/nslab/labs/10-security"
+)
+
+// From what the user asked for to what the kernel is to do: the runtime-spec is made anew at each start, since parts of it
+// are only known then, such as the number of a container whose network is to be shared.
+
+// spec translates the record.
+func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
+	h := &c.HostConfig
+	s := &specs.Spec{
+		Version:     specs.Version,
+		Root:        &specs.Root{Path: c.path(rootFolder), Readonly: h.ReadonlyRootfs},
+		Hostname:    c.Config.Hostname,
+		Domainname:  c.Config.Domainname,
+		Annotations: map[string]string{"io.nslab.name": c.Name},
+		Process: &specs.Process{
+			Terminal: c.Config.Tty, Args: c.Config.argv(), Env: c.environment(), Cwd: c.Config.WorkingDir,
+			NoNewPrivileges: h.noNewPrivileges(), Rlimits: rlimits(h.Ulimits),
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: cgroupsPath(h.CgroupParent, c.ID), Sysctl: h.Sysctls,
+			MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths,
+		},
+	}
+	if c.Config.Tty && h.ConsoleSize != [2]uint{} {
+		s.Process.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
+	}
+	if h.OomScoreAdj != 0 {
+		s.Process.OOMScoreAdj = &h.OomScoreAdj
+	}
+	for _, part := range []func(context.Context, *specs.Spec) error{
+		c.specRights, c.specDevices, c.specResources, c.specNamespaces, c.specMounts,
+	} {
+		if err := part(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// cgroupsPath names the container's group after its id, so that whoever knows the id can find and remove it. It goes below
+// the root of each hierarchy: below our own group it would end with our session.
+func cgroupsPath(parent, id string) string {
+	name := "nslab-" + id
+	if os.Geteuid() != 0 {
+		return name
+	}
+	return path.Join("/", parent, name)
+}
+
+func rlimits(list []Ulimit) []specs.POSIXRlimit {
+	var all []specs.POSIXRlimit
+	for _, u := range list {
+		// -1 is unlimited, which the kernel has as the greatest number.
+		all = append(all, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Hard: uint64(u.Hard), Soft: uint64(u.Soft)})
+	}
+	return all
+}
+
+func (h *HostConfig) noNewPrivileges() bool {
+	return slices.ContainsFunc(h.SecurityOpt, func(o string) bool {
+		return o == "no-new-privileges" || o == "no-new-privileges:true" || o == "no-new-privileges=true"
+	})
+}
+
+func (h *HostConfig) securityOption(key string) (string, bool) {
+	for _, o := range h.SecurityOpt {
+		k, v, ok := strings.Cut(o, "=")
+		if !ok {
+			k, v, ok = strings.Cut(o, ":")
+		}
+		if ok && k == key {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// specRights gives the program its capabilities, and the filter in front of its system calls.
+func (c *Container) specRights(_ context.Context, s *specs.Spec) error {
+	h := &c.HostConfig
+	list, err := security.Capabilities(h.CapAdd, h.CapDrop, h.Privileged)
+	if err != nil {
+		return &InputError{What: "capability", Err: err}
+	}
+	// Neither inheritable nor ambient: a program that an ordinary user executes inside gets none by itself (CVE-2022-29162).
+	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list}
+	profile, named := h.securityOption("seccomp")
+	switch {
+	case profile == "unconfined", h.Privileged && !named:
+		return nil
+	case len(h.SeccompProfile) > 0:
+		s.Linux.Seccomp, err = security.ParseProfile(h.SeccompProfile, list)
+	default:
+		s.Linux.Seccomp, err = security.DefaultProfile(list)
+	}
+	return err
+}
+
+// specNamespaces says which namespaces are the container's own.
+func (c *Container) specNamespaces(ctx context.Context, s *specs.Spec) error {
+	h := &c.HostConfig
+	add := func(t specs.LinuxNamespaceType, path string) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
+	}
+	add(specs.MountNamespace, "")
+	for _, ns := range []struct {
+		kind specs.LinuxNamespaceType
+		file string
+		mode string
+	}{
+		{specs.PIDNamespace, "pid", h.PidMode}, {specs.NetworkNamespace, "net", h.NetworkMode},
+		{specs.IPCNamespace, "ipc", h.IpcMode}, {specs.UTSNamespace, "uts", h.UTSMode}, {specs.CgroupNamespace, "cgroup", h.CgroupnsMode},
+	} {
+		other, shared := strings.CutPrefix(ns.mode, "container:")
+		switch {
+		case shared:
+			pid, err := c.engine.pidOf(ctx, other)
+			if err != nil {
+				return fmt.Errorf("share the %s namespace of another container: %w", ns.kind, err)
+			}
+			add(ns.kind, fmt.Sprintf("/proc/%d/ns/%s", pid, ns.file))
+		case ns.mode != "host":
+			add(ns.kind, "")
+		}
+	}
+	if h.UTSMode == "host" {
+		s.Hostname, s.Domainname = "", ""
+	}
+	if os.Geteuid() != 0 {
+		add(specs.UserNamespace, "")
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: uint32(os.Geteuid()), Size: 1}}
+		s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: uint32(os.Getegid()), Size: 1}}
+	}
+	return nil
+}
+
+// pidOf is the init of a container that runs.
+func (e *Engine) pidOf(ctx context.Context, ref string) (int, error) {
+	c, err := e.Get(ctx, ref)
+	if err != nil {
+		return 0, err
+	}
+	if !c.State.Running {
+		return 0, &StateError{Container: ref, Status: c.State.Status, Op: "join"}
+	}
+	return c.State.Pid, nil
+}
+
+// specMounts lists the mounts: those that every container has, then the user's, which take the place of the former where
+// they go to the same folder.
+func (c *Container) specMounts(_ context.Context, s *specs.Spec) error {
+	h := &c.HostConfig
+	list := c.kernelMounts()
+	var own []specs.Mount
+	for _, m := range c.Mounts {
+		own = append(own, c.userMount(m))
+	}
+	for target, options := range h.Tmpfs {
+		own = append(own, tmpfsMount(target, options))
+	}
+	// What lies above comes first, or it would cover what lies below.
+	slices.SortStableFunc(own, func(a, b specs.Mount) int {
+		depth := func(m specs.Mount) int { return strings.Count(filepath.Clean(m.Destination), "/") }
+		return depth(a) - depth(b)
+	})
+	for _, m := range own {
+		list = slices.DeleteFunc(list, func(k specs.Mount) bool { return k.Destination == path.Clean(m.Destination) })
+		if p := propagationOf(m); strings.Contains(p, "shared") || strings.Contains(p, "slave") && s.Linux.RootfsPropagation == "" {
+			s.Linux.RootfsPropagation = "r" + strings.TrimPrefix(p, "r")
+		}
+	}
+	s.Mounts = append(list, own...)
+	return nil
+}
+
+func propagationOf(m specs.Mount) string {
+	for _, o := range m.Options {
+		switch o {
+		case "slave", "rslave", "shared", "rshared":
+			return o
+		}
+	}
+	return ""
+}
+
+// userMount is one of the record's in the words of the spec.
+func (c *Container) userMount(p MountPoint) specs.Mount {
+	for _, m := range c.HostConfig.Mounts {
+		if path.Clean(m.Target) == p.Destination && m.Type != "" {
+			return m.Spec(p.Source)
+		}
+	}
+	return volumes.Mount{Type: volumes.TypeVolume, Target: p.Destination}.Spec(p.Source) // one that the image asks for
+}
+
+// tmpfsMount is --tmpfs TARGET:OPTIONS. What the user does not say is as careful as Docker's.
+func tmpfsMount(target, options string) specs.Mount {
+	list := []string{"nosuid", "nodev", "noexec"}
+	for o := range strings.SplitSeq(options, ",") {
+		if o != "" {
+			list = append(list, o)
+		}
+	}
+	return specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: target, Options: list}
+}
+
+// kernelMounts are the file systems that no image has.
+func (c *Container) kernelMounts() []specs.Mount {
+	h := &c.HostConfig
+	access := "ro"
+	if h.Privileged {
+		access = "rw"
+	}
+	list := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{access, "nosuid", "noexec", "nodev"}},
+	}
+	shm := h.ShmSize
+	if shm == 0 {
+		shm = 64 << 20
+	}
+	if h.IpcMode == "host" {
+		list = append(list,
+			specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "nosuid", "noexec", "nodev"}},
+			specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "nosuid", "noexec", "nodev"}})
+		return slices.DeleteFunc(list, func(m specs.Mount) bool {
+			_, err := os.Stat(m.Source)
+			return m.Type == "bind" && errors.Is(err, os.ErrNotExist)
+		})
+	}
+	list = append(list, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+	if h.IpcMode != "none" {
+		list = append(list, specs.Mount{
+			Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
+			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)},
+		})
+	}
+	return list
+}
