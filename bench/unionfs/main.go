@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"github.com/moby/sys/reexec"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/bench/archive"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
@@ -111,10 +111,10 @@ func run() error {
 	}
 	defer unix.Unmount(base, unix.MNT_DETACH)
 	big, small := filepath.Join(base, "big.tar"), filepath.Join(base, "small.tar")
-	if err := makeArchive(big, 250<<20); err != nil {
+	if err := archive.Make(big, 250<<20); err != nil {
 		return err
 	}
-	if err := makeArchive(small, 40<<20); err != nil {
+	if err := archive.Make(small, 40<<20); err != nil {
 		return err
 	}
 	all := sides()
@@ -243,34 +243,6 @@ func report(all []*side) {
 		p, f, o := all[0].best[w.name], all[1].best[w.name], all[2].best[w.name]
 		fmt.Printf("%-20s %9.2fs %15.2fs %11.2fs %22.2f\n", w.name, p.Seconds(), f.Seconds(), o.Seconds(), f.Seconds()/o.Seconds())
 	}
-}
-
-// makeArchive packs folders of this machine until they are about so many bytes.
-func makeArchive(path string, size int64) error {
-	var folders []string
-	var total int64
-	candidates, err := filepath.Glob("/usr/lib/python3*")
-	if err != nil {
-		return err
-	}
-	candidates = append(candidates, "/usr/lib/git-core", "/usr/include", "/usr/share/zoneinfo", "/usr/share/perl", "/usr/share/doc",
-		"/usr/share/man", "/usr/share/locale", "/usr/lib/gcc", "/usr/bin")
-	for _, dir := range candidates {
-		if total >= size {
-			break
-		}
-		filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return nil // what cannot be read is not packed either
-			}
-			if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
-				total += info.Size()
-			}
-			return nil
-		})
-		folders = append(folders, dir[1:])
-	}
-	return command("/", "tar", append([]string{"-cf", path}, folders...)...)
 }
 
 func command(dir, name string, args ...string) error {
