@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path"
@@ -60,7 +61,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	// The folder comes before all else: while there is one without a record whose lock is free, its maker was killed, and
 	// the next command takes back what has the container's id on it. The record comes last.
 	for _, make := range []func(context.Context) error{
-		c.makeFolders, c.takeName, c.useImage(img), c.makeVolumes(img), c.writeInitLayer, c.writeCIDFile,
+		c.makeFolders, c.takeName, c.useImage(img), c.makeVolumes(img), c.writeInitLayer,
 	} {
 		if err := make(ctx); err != nil {
 			return c, err
@@ -208,7 +209,7 @@ func (c *Container) useImage(img *image.Image) func(context.Context) error {
 func (c *Container) makeVolumes(img *image.Image) func(context.Context) error {
 	return func(ctx context.Context) error {
 		list := slices.Clone(c.HostConfig.Mounts)
-		for target := range img.Config.Config.Volumes {
+		for _, target := range slices.Sorted(maps.Keys(c.Config.Volumes)) { // the user's and the image's, without a name
 			taken := func(m volumes.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }
 			if _, tmpfs := c.HostConfig.Tmpfs[target]; !slices.ContainsFunc(list, taken) && !tmpfs {
 				list = append(list, volumes.Mount{Type: volumes.TypeVolume, Target: target})
@@ -275,8 +276,11 @@ func makeBindSource(m volumes.Mount) error {
 
 // fillVolumes gives volumes that are empty what the image has in their place.
 func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []volumes.Mount) error {
+	if len(list) == 0 {
+		return nil
+	}
 	store, err := c.engine.Volumes()
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return err
 	}
 	var empty []*volumes.Volume
@@ -388,21 +392,4 @@ func copyHostEtc(layer string, e rootfs.Etc) error {
 		}
 	}
 	return nil
-}
-
-// writeCIDFile tells the id to whoever asked for it in a file, which must be new.
-func (c *Container) writeCIDFile(context.Context) error {
-	name := c.HostConfig.ContainerIDFile
-	if name == "" {
-		return nil
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, fs.ErrExist) {
-		return &InputError{What: "container ID file", Value: name, Err: errors.New("it exists already"), Hint: "make sure that the other container is not running, and remove the file"}
-	}
-	if err != nil {
-		return &InputError{What: "container ID file", Value: name, Err: pathCause(err)}
-	}
-	_, err = f.WriteString(c.ID)
-	return errors.Join(err, f.Close())
 }

@@ -56,13 +56,20 @@ func (c *Config) complete(image ocispec.ImageConfig) error {
 	if c.StopSignal == "" {
 		c.StopSignal = image.StopSignal
 	}
-	for port := range image.ExposedPorts {
-		if c.ExposedPorts == nil {
-			c.ExposedPorts = map[string]struct{}{}
-		}
-		c.ExposedPorts[port] = struct{}{}
-	}
+	c.ExposedPorts = union(c.ExposedPorts, image.ExposedPorts)
+	c.Volumes = union(c.Volumes, image.Volumes)
 	return nil
+}
+
+// union is the set of what is in either; nil for the empty one.
+func union(a, b map[string]struct{}) map[string]struct{} {
+	if len(a)+len(b) == 0 {
+		return nil
+	}
+	all := map[string]struct{}{}
+	maps.Copy(all, a)
+	maps.Copy(all, b)
+	return all
 }
 
 // mergeEnv puts one environment over another. A name without "=" takes a variable away.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 )
@@ -39,6 +38,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	}
 	return c.remove(ctx, o.Volumes)
 }
+
+// Discard is [Engine.Remove] for a container that the caller has locked, and that does not run.
+func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, true) }
 
 // remove takes a container that does not run apart. The caller holds the lock.
 //
@@ -130,11 +132,6 @@ func (c *Container) discard(ctx context.Context) error {
 	if err == nil {
 		for _, n := range names {
 			errs = append(errs, c.engine.disclaim(n.Name(), c.ID))
-		}
-	}
-	if name := c.HostConfig.ContainerIDFile; name != "" {
-		if text, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(text)) == c.ID {
-			errs = append(errs, os.Remove(name))
 		}
 	}
 	if store, err := c.engine.Volumes(); err == nil {

@@ -71,7 +71,10 @@ func (r *Resources) spec() (*specs.LinuxResources, error) {
 }
 
 func (r *Resources) memory() *specs.LinuxMemory {
-	m := &specs.LinuxMemory{DisableOOMKiller: r.OomKillDisable}
+	m := &specs.LinuxMemory{}
+	if r.OomKillDisable != nil && *r.OomKillDisable { // v2 has no such thing, so it is not even said where it is not wanted
+		m.DisableOOMKiller = r.OomKillDisable
+	}
 	if r.Memory != 0 {
 		m.Limit = &r.Memory
 	}

@@ -70,7 +70,7 @@ type HostConfig struct {
 
 	Resources
 
-	Driver   string // overlay, aufs, aufs-fuse
+	Driver   string // overlay, aufs, aufs-fuse; empty: the first that works
 	Platform string // os/arch[/variant]
 	Pull     string // missing, never, always
 

@@ -9,11 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nslab/nslab/course"
+	"github.com/nslab/nslab/engine"
 )
 
 // globals are the flags that every command takes.
 type globals struct {
 	lang    string
+	root    string
 	runRoot string
 }
 
@@ -55,6 +57,9 @@ shows are the ones the runtime runs.`,
 				return usageError("use "+strings.Join(languages, " or "), "--lang: %q is not a language of nslab", g.lang)
 			}
 			g.runRoot = course.RunRoot(g.runRoot)
+			if g.root == "" {
+				g.root = engine.DefaultRoot()
+			}
 			return nil
 		},
 	}
@@ -64,6 +69,7 @@ shows are the ones the runtime runs.`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.lang, "lang", "", "en or zh (default: from LC_ALL, LC_MESSAGES, LANG)")
+	flags.StringVar(&g.root, "root", "", "images, containers, volumes (default $NSLAB_ROOT or /var/lib/nslab)")
 	flags.StringVar(&g.runRoot, "run-root", "", "run state (default $NSLAB_RUN_ROOT or /run/nslab)")
 	root.RegisterFlagCompletionFunc("lang", cobra.FixedCompletions(languages, cobra.ShellCompDirectiveNoFileComp))
 	for _, newCmd := range commands {
