@@ -6,9 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// encoding/json is not used to write. It wants a struct, a string and a pass over its own output for each line, which are
-// four allocations and seven times the time (BenchmarkEncode), and the garbage is what a process of two megabytes
-// notices. The form of the text is Docker's, byte for byte: like encoding/json it escapes <, > and &.
+// encoding/json is not used to write. An ordinary line takes it thirteen times as long, and two allocations
+// (BenchmarkEncode): the container waits for the one, and a process of two megabytes notices the other. The form of the text is Docker's, byte for byte: like encoding/json it escapes <, > and &.
 
 const (
 	opening = `{"log":"`
@@ -34,33 +33,31 @@ const hex = "0123456789abcdef"
 
 // appendText appends text as the inside of a JSON string.
 func appendText(dst, text []byte) []byte {
-	for len(text) > 0 {
-		n := plain(text)
-		dst = append(dst, text[:n]...)
-		text = text[n:]
-		if len(text) == 0 {
-			break
+	done := 0 // what is before is in dst
+	for i := 0; ; {
+		if i += plain(text[i:]); i == len(text) {
+			return append(dst, text[done:]...)
 		}
-		c := text[0]
-		if c < utf8.RuneSelf {
-			dst = appendEscape(dst, c)
-			text = text[1:]
-			continue
+		size := 1
+		if c := text[i]; c < utf8.RuneSelf {
+			dst = appendEscape(append(dst, text[done:i]...), c)
+		} else {
+			var r rune
+			r, size = utf8.DecodeRune(text[i:])
+			switch {
+			case r == utf8.RuneError && size == 1:
+				dst = append(append(dst, text[done:i]...), `\ufffd`...)
+			case r == '\u2028' || r == '\u2029':
+				// Line ends in JavaScript, though not in JSON.
+				dst = append(append(dst, text[done:i]...), '\\', 'u', '2', '0', '2', hex[r&0xf])
+			default:
+				i += size
+				continue
+			}
 		}
-		r, size := utf8.DecodeRune(text)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			dst = append(dst, `\ufffd`...)
-		case r == '\u2028' || r == '\u2029':
-			// Line ends in JavaScript, though not in JSON.
-			dst = append(dst, `\u202`...)
-			dst = append(dst, hex[r&0xf])
-		default:
-			dst = append(dst, text[:size]...)
-		}
-		text = text[size:]
+		i += size
+		done = i
 	}
-	return dst
 }
 
 func appendEscape(dst []byte, c byte) []byte {

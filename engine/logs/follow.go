@@ -49,21 +49,29 @@ func (r *reader) catchUp(ctx context.Context) error {
 		if len(r.files) == 0 {
 			if err := r.open(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
-			}
-			if len(r.files) == 0 {
+			} else if err != nil || len(r.files) == 0 {
 				return nil
 			}
 		}
 		f := r.files[len(r.files)-1]
 		// In this order: when the file is no longer the newest, nothing more is written to it, and it is read once more.
 		moved := !current(r.path, f)
-		if info, err := f.Stat(); err == nil && info.Size() < f.off {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return err
+		}
+		if st.Size < f.off {
 			f.off = 0 // emptied by hand
 		}
 		if err := r.rest(ctx); err != nil {
 			return err
 		}
 		if !moved {
+			if st.Nlink == 0 {
+				// Deleted, and not replaced. The kernel tells that the folder is gone when nothing in it is open.
+				r.close()
+				r.files = nil
+			}
 			return nil
 		}
 		if err := r.next(); err != nil {

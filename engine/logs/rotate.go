@@ -51,6 +51,9 @@ func (w *Writer) shift() (fd int, err error) {
 		}
 	}
 	if w.opts.MaxFile > 1 {
+		if err := os.Remove(numbered(w.path, 1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return -1, err // two files: it was not moved
+		}
 		// A second name and then a replacement, not a rename: a reader that opens the log finds one at any instant.
 		err := os.Link(w.path, numbered(w.path, 1))
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {

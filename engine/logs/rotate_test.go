@@ -43,8 +43,8 @@ func TestRotate(t *testing.T) {
 		{5, []string{"log.json", "log.json.1", "log.json.2", "log.json.3"}, 0},
 	} {
 		path := filepath.Join(t.TempDir(), "log.json")
-		// A record of "0\n" is 70 bytes: a file is rotated after three.
-		w := create(t, path, Options{MaxSize: 200, MaxFile: tt.files})
+		// A record of "0\n" is 64 bytes: a file is rotated after three.
+		w := create(t, path, Options{MaxSize: 180, MaxFile: tt.files})
 		s := w.Stream("stdout")
 		var want string
 		for i := range 10 {
@@ -101,7 +101,7 @@ func TestKilledInRotation(t *testing.T) {
 		},
 	} {
 		path := filepath.Join(t.TempDir(), "log.json")
-		o := Options{MaxSize: 200, MaxFile: 3}
+		o := Options{MaxSize: 180, MaxFile: 3}
 		w := create(t, path, o)
 		put(t, w.Stream("stdout"), "0\n1\n2\n3\n")
 		w.Close()
@@ -125,7 +125,7 @@ func TestKilledInRotation(t *testing.T) {
 // TestRotationRefused: the log is written on where it cannot be rotated.
 func TestRotationRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log.json")
-	w := create(t, path, Options{MaxSize: 200, MaxFile: 2})
+	w := create(t, path, Options{MaxSize: 180, MaxFile: 2})
 	if err := os.Mkdir(aside(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
