@@ -13,6 +13,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/cmd/nslab/opts"
+	"github.com/nslab/nslab/engine"
 )
 
 // The exit statuses of the commands that are Docker's too, as scripts know them: 1 where Docker's client or daemon says
@@ -90,7 +91,10 @@ func withStatus(status int, err error) error {
 	var flag *opts.Error
 	var key *filter.Error
 	var tmpl *format.Error
+	var input *engine.InputError
 	switch {
+	case errors.As(err, &input):
+		s.hint = input.Hint
 	case errors.As(err, &flag):
 		s.hint = flag.Hint
 	case errors.As(err, &key) && len(key.Known) > 0:

@@ -12,6 +12,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/cmd/nslab/opts"
+	"github.com/nslab/nslab/engine"
 )
 
 func TestNoun(t *testing.T) {
@@ -76,6 +77,7 @@ func TestWithStatus(t *testing.T) {
 		{&opts.Error{Flag: "--x", Err: errors.New("no"), Hint: "try y"}, "try y"},
 		{&filter.Error{Key: "x", Known: []string{"a", "b"}}, "the keys are a, b"},
 		{&format.Error{Err: errors.New("no"), Fields: []string{"ID"}}, "the fields are ID"},
+		{&engine.InputError{What: "x", Err: errors.New("no"), Hint: "try z"}, "try z"},
 		{errors.New("plain"), ""},
 	} {
 		var s *statusError
