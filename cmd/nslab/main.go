@@ -65,7 +65,13 @@ func run() int {
 		}
 		status, hint = s.status, s.hint
 	}
-	fmt.Fprintln(os.Stderr, "nslab:", err)
+	var each manyErrors
+	if !errors.As(err, &each) {
+		each = manyErrors{err}
+	}
+	for _, err := range each {
+		fmt.Fprintln(os.Stderr, "nslab:", err)
+	}
 	if hint != "" {
 		fmt.Fprintln(os.Stderr, "hint:", hint)
 	}

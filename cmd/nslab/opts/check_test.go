@@ -64,7 +64,8 @@ func TestSecurityOpts(t *testing.T) {
 		{[]string{"no-new-privileges:true", "apparmor:unconfined"}, Security{Opts: []string{"no-new-privileges=true", "apparmor=unconfined"}}},
 		{[]string{"seccomp=unconfined", "systempaths=unconfined"}, Security{Opts: []string{"seccomp=unconfined"}, Unconfined: true}},
 		{[]string{"seccomp=" + profile}, Security{Opts: []string{"seccomp=" + profile}, Profile: []byte(`{"defaultAction": "SCMP_ACT_ALLOW"}`)}},
-		{[]string{"seccomp=" + profile, "seccomp=builtin"}, Security{Opts: []string{"seccomp=" + profile, "seccomp=builtin"}}},
+		{[]string{"seccomp=" + profile, "seccomp=builtin"}, Security{Opts: []string{"seccomp=builtin"}}},
+		{[]string{"no-new-privileges", "seccomp=unconfined", "no-new-privileges=0"}, Security{Opts: []string{"seccomp=unconfined", "no-new-privileges=false"}}},
 	} {
 		if got, err := SecurityOpts(c.values); err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%q: %+v, %v; want %+v", c.values, got, err, c.want)

@@ -3,7 +3,6 @@ package opts
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/nslab/nslab/engine"
@@ -44,7 +43,7 @@ func (d *Devices) Set(value string) error {
 }
 
 // Values are the devices, in order.
-func (d *Devices) Values() []engine.Device { return slices.Clone(d.values) }
+func (d *Devices) Values() []engine.Device { return append([]engine.Device{}, d.values...) }
 
 func (d *Devices) String() string {
 	var list []string

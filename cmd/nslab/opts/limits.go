@@ -35,9 +35,11 @@ func (u *Ulimits) Set(value string) error {
 	return nil
 }
 
-// Values are the limits, by name.
+// Values are the limits, by name. Here and below, an empty list is not nil: that is what `inspect` shows.
 func (u *Ulimits) Values() []engine.Ulimit {
-	return slices.SortedFunc(maps.Values(u.values), func(a, b engine.Ulimit) int { return cmp.Compare(a.Name, b.Name) })
+	list := slices.AppendSeq([]engine.Ulimit{}, maps.Values(u.values))
+	slices.SortFunc(list, func(a, b engine.Ulimit) int { return cmp.Compare(a.Name, b.Name) })
+	return list
 }
 
 func (u *Ulimits) String() string {
@@ -82,7 +84,9 @@ func (t *Throttles) Set(value string) error {
 }
 
 // Values are the limits, in order.
-func (t *Throttles) Values() []engine.ThrottleDevice { return slices.Clone(t.values) }
+func (t *Throttles) Values() []engine.ThrottleDevice {
+	return append([]engine.ThrottleDevice{}, t.values...)
+}
 
 func (t *Throttles) String() string {
 	var list []string
@@ -113,7 +117,7 @@ func (w *Weights) Set(value string) error {
 }
 
 // Values are the weights, in order.
-func (w *Weights) Values() []engine.WeightDevice { return slices.Clone(w.values) }
+func (w *Weights) Values() []engine.WeightDevice { return append([]engine.WeightDevice{}, w.values...) }
 
 func (w *Weights) String() string {
 	var list []string

@@ -69,7 +69,7 @@ func SecurityOpts(values []string) (s Security, err error) {
 			key, setting, ok = strings.Cut(value, ":") // an older form
 		}
 		if key == "no-new-privileges" && !ok {
-			s.Opts = append(s.Opts, key)
+			s.add(key, key)
 			continue
 		}
 		if setting == "" {
@@ -88,9 +88,11 @@ func (s *Security) set(key, setting string) error {
 	option := key + "=" + setting
 	switch key {
 	case "no-new-privileges":
-		if _, err := strconv.ParseBool(setting); err != nil {
+		on, err := strconv.ParseBool(setting)
+		if err != nil {
 			return refuse(flag, "", "invalid option: %q: it is true or false", option)
 		}
+		option = key + "=" + strconv.FormatBool(on)
 	case "seccomp":
 		s.Profile = nil
 		if setting != "unconfined" && setting != "builtin" {
@@ -120,6 +122,12 @@ func (s *Security) set(key, setting string) error {
 	default:
 		return refuse(flag, "", "invalid option: %q", option)
 	}
-	s.Opts = append(s.Opts, option)
+	s.add(key, option)
 	return nil
+}
+
+// add remembers an option. The last of one key counts, so it takes the place of those before.
+func (s *Security) add(key, option string) {
+	s.Opts = slices.DeleteFunc(s.Opts, func(o string) bool { return o == key || strings.HasPrefix(o, key+"=") })
+	s.Opts = append(s.Opts, option)
 }

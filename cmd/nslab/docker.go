@@ -1,0 +1,149 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/nslab/nslab/cmd/nslab/filter"
+	"github.com/nslab/nslab/cmd/nslab/format"
+	"github.com/nslab/nslab/cmd/nslab/opts"
+	"github.com/nslab/nslab/engine"
+)
+
+// The exit statuses of the commands that are Docker's too, as scripts know them: 1 where Docker's client or daemon says
+// no, these where it is more exact.
+const (
+	exitEngine   = 125 // container run, create, exec: nslab's own fault or the caller's, not the program's; and all wrong flags
+	exitTemplate = 64  // inspect: a template that is none
+)
+
+// newNounCmd makes a command that only has others below it: container, image, volume.
+func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   noun,
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			hint := fmt.Sprintf("'%s --help' lists the commands", cmd.CommandPath())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return &statusError{exitFailed, fmt.Errorf("unknown command: %s %q", cmd.CommandPath(), args[0]), hint}
+		},
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &statusError{exitEngine, err, fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
+	})
+	for _, verb := range verbs {
+		cmd.AddCommand(verb(g))
+	}
+	return cmd
+}
+
+// needArgs wants at least min arguments, and at most max, if that is not negative.
+func needArgs(min, max int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		var what string
+		plural := func(n int) string {
+			if n == 1 {
+				return "1 argument"
+			}
+			return fmt.Sprintf("%d arguments", n)
+		}
+		switch {
+		case len(args) >= min && (max < 0 || len(args) <= max):
+			return nil
+		case max == 0:
+			what = "accepts no arguments"
+		case min == max:
+			what = "requires " + plural(min)
+		case len(args) < min:
+			what = "requires at least " + plural(min)
+		default:
+			what = "requires at most " + plural(max)
+		}
+		return &statusError{exitFailed, fmt.Errorf("'%s' %s", cmd.CommandPath(), what), "usage: " + cmd.UseLine()}
+	}
+}
+
+// refuse is an error of run, create or exec that leaves nothing behind.
+func refuse(hint, format string, args ...any) error {
+	return &statusError{exitEngine, fmt.Errorf(format, args...), hint}
+}
+
+// withStatus gives an error an exit status, and the hint that goes with its kind, unless it has a status.
+func withStatus(status int, err error) error {
+	var has *statusError
+	if err == nil || errors.As(err, &has) {
+		return err
+	}
+	s := &statusError{status: status, err: err}
+	var flag *opts.Error
+	var key *filter.Error
+	var tmpl *format.Error
+	var input *engine.InputError
+	switch {
+	case errors.As(err, &input):
+		s.hint = input.Hint
+	case errors.As(err, &flag):
+		s.hint = flag.Hint
+	case errors.As(err, &key) && len(key.Known) > 0:
+		s.hint = "the keys are " + strings.Join(key.Known, ", ")
+	case errors.As(err, &tmpl) && len(tmpl.Fields) > 0:
+		s.hint = "the fields are " + strings.Join(tmpl.Fields, ", ")
+	}
+	return s
+}
+
+// manyErrors are those of a command that does the same to many things; main prints each on a line of its own.
+type manyErrors []error
+
+func (m manyErrors) Error() string {
+	var lines []string
+	for _, err := range m {
+		lines = append(lines, err.Error())
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (m manyErrors) Unwrap() []error { return m }
+
+// eachArg does something for each argument, also after an error, as Docker's rm, stop and so on do.
+func eachArg(args []string, do func(arg string) error) error {
+	var failed manyErrors
+	for _, arg := range args {
+		if err := do(arg); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if failed == nil {
+		return nil
+	}
+	return &statusError{status: exitFailed, err: failed}
+}
+
+// warnIgnoredFormat says that -q has won over --format, where it does.
+func warnIgnoredFormat(w io.Writer, format string, quiet bool) {
+	if format != "" && quiet {
+		fmt.Fprintln(w, "WARNING: Ignoring custom format, because both --format and --quiet are set.")
+	}
+}
+
+// checkTTY refuses to give a container a terminal that is not there: with -t and -i, what is typed must come from one.
+func checkTTY(interactive, tty bool) error {
+	if interactive && tty && !term.IsTerminal(int(os.Stdin.Fd())) {
+		return &statusError{exitFailed, errors.New("the input device is not a TTY"),
+			"leave -t out where standard input is a pipe or a file"}
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nslab/nslab/cmd/nslab/filter"
+	"github.com/nslab/nslab/cmd/nslab/format"
+	"github.com/nslab/nslab/cmd/nslab/opts"
+	"github.com/nslab/nslab/engine"
+)
+
+func TestNoun(t *testing.T) {
+	ran := 0
+	newRename := func(*globals) *cobra.Command {
+		return &cobra.Command{
+			Use: "rename [OPTIONS] CONTAINER NEW_NAME", DisableFlagsInUseLine: true, Args: needArgs(2, 2),
+			RunE: func(_ *cobra.Command, args []string) error {
+				ran++
+				return eachArg(args, func(arg string) error {
+					if arg == "bad" {
+						return errors.New("no such container: bad")
+					}
+					return nil
+				})
+			},
+		}
+	}
+	for line, want := range map[string]struct {
+		status    int
+		err, hint string
+	}{
+		"renam x":            {1, `unknown command: container "renam"`, "did you mean rename?"},
+		"rename":             {1, "'container rename' requires 2 arguments", "usage: container rename [OPTIONS] CONTAINER NEW_NAME"},
+		"rename --foo":       {125, "unknown flag: --foo", "'container rename --help' shows the flags"},
+		"rename bad bad":     {1, "no such container: bad\nno such container: bad", ""},
+		"rename good bad":    {1, "no such container: bad", ""},
+		"rename good better": {},
+	} {
+		noun := newNounCmd(nil, "container", "Manage containers", newRename)
+		noun.SilenceErrors, noun.SilenceUsage = true, true
+		noun.SetArgs(strings.Fields(line))
+		err := noun.Execute()
+		var s *statusError
+		if want.err == "" {
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+		} else if !errors.As(err, &s) || s.status != want.status || err.Error() != want.err || s.hint != want.hint {
+			t.Errorf("%s: %v, %+v; want %+v", line, err, s, want)
+		}
+	}
+	if ran != 3 {
+		t.Errorf("rename ran %d times; want 3", ran)
+	}
+	for _, c := range []struct {
+		min, max, n int
+		want        string
+	}{{0, 0, 1, "accepts no arguments"}, {1, -1, 0, "requires at least 1 argument"}, {0, 1, 2, "requires at most 1 argument"}, {1, -1, 5, ""}} {
+		err := needArgs(c.min, c.max)(&cobra.Command{Use: "x"}, make([]string, c.n))
+		if (err == nil) != (c.want == "") || err != nil && !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("needArgs(%d, %d) of %d: %v; want %q", c.min, c.max, c.n, err, c.want)
+		}
+	}
+}
+
+func TestWithStatus(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		hint string
+	}{
+		{&opts.Error{Flag: "--x", Err: errors.New("no"), Hint: "try y"}, "try y"},
+		{&filter.Error{Key: "x", Known: []string{"a", "b"}}, "the keys are a, b"},
+		{&format.Error{Err: errors.New("no"), Fields: []string{"ID"}}, "the fields are ID"},
+		{&engine.InputError{What: "x", Err: errors.New("no"), Hint: "try z"}, "try z"},
+		{errors.New("plain"), ""},
+	} {
+		var s *statusError
+		if err := withStatus(42, c.err); !errors.As(err, &s) || s.status != 42 || s.hint != c.hint || err.Error() != c.err.Error() {
+			t.Errorf("withStatus(42, %v): %+v; want the hint %q", c.err, s, c.hint)
+		}
+	}
+	if err := withStatus(42, nil); err != nil {
+		t.Errorf("of no error: %v", err)
+	}
+	var s *statusError
+	if err := withStatus(42, refuse("h", "x")); !errors.As(err, &s) || s.status != exitEngine || s.hint != "h" {
+		t.Errorf("of an error with a status: %+v", s)
+	}
+}
+
+func TestCheckTTY(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(old *os.File) { os.Stdin = old; r.Close(); w.Close() }(os.Stdin)
+	os.Stdin = r
+	for _, c := range []struct{ interactive, tty, ok bool }{{true, true, false}, {true, false, true}, {false, true, true}} {
+		err := checkTTY(c.interactive, c.tty)
+		var s *statusError
+		if c.ok && err != nil || !c.ok && (!errors.As(err, &s) || s.status != exitFailed || err.Error() != "the input device is not a TTY") {
+			t.Errorf("-i %v -t %v from a pipe: %v", c.interactive, c.tty, err)
+		}
+	}
+}
+
+func TestWarnIgnoredFormat(t *testing.T) {
+	for _, c := range []struct {
+		format string
+		quiet  bool
+		want   string
+	}{
+		{"{{.ID}}", true, "WARNING: Ignoring custom format, because both --format and --quiet are set.\n"}, {"", true, ""}, {"x", false, ""},
+	} {
+		var out strings.Builder
+		if warnIgnoredFormat(&out, c.format, c.quiet); out.String() != c.want {
+			t.Errorf("--format %q, -q %v: %q; want %q", c.format, c.quiet, out.String(), c.want)
+		}
+	}
+}
+
+func TestCIDFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cid")
+	c, err := newCIDFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("without a container the file stays: %v", err)
+	}
+	if c, err = newCIDFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.write("abc"), c.close()); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "abc" {
+		t.Errorf("the file has %q, %v", data, err)
+	}
+	var s *statusError
+	if _, err = newCIDFile(path); !errors.As(err, &s) || s.status != exitEngine {
+		t.Errorf("a file that is there: %v", err)
+	}
+	if c, err = newCIDFile(""); err != nil || c.write("x") != nil || c.close() != nil {
+		t.Errorf("without --cidfile: %v", err)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	old := os.Args
+	defer func() { os.Args = old }()
+	os.Args = []string{"nslab", cobra.ShellCompRequestCmd}
+	containers := func() []string { return []string{"web", "db"} }
+	nothing := func(*cobra.Command, []string) {}
+	for line, want := range map[string]string{
+		"run ": "base :4", "run base ": ":0", "run --pid ": "host container:web container:db :4", "run --network ": "none host container:web container:db :4",
+		"run --pull ": "always missing never :4", "run --security-opt ": "no-new-privileges seccomp= seccomp=unconfined systempaths=unconfined label=disable apparmor=unconfined :6",
+		"rm ": "web db :4", "rm web ": "db :4",
+	} {
+		root := &cobra.Command{Use: "nslab"}
+		run := &cobra.Command{Use: "run", ValidArgsFunction: completeImage(func() []string { return []string{"base"} }), Run: nothing}
+		rm := &cobra.Command{Use: "rm", ValidArgsFunction: completeNames(containers, -1), Run: nothing}
+		root.AddCommand(run, rm)
+		addRunFlags(run.Flags(), true)
+		completeRunFlags(run, containers)
+		var out strings.Builder
+		root.SetOut(&out)
+		root.SetErr(&strings.Builder{})
+		root.SetArgs(append([]string{cobra.ShellCompRequestCmd}, strings.Split(line, " ")...))
+		if err := root.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(out.String()), " "); got != want {
+			t.Errorf("%q completes to %q; want %q", line, got, want)
+		}
+	}
+}
