@@ -9,6 +9,6 @@ import (
 // program; and x32, which most kernels are built without.
 var abis = [...]abi{
 	{arch: specs.ArchX86_64, audit: unix.AUDIT_ARCH_X86_64, column: 0},
-	{arch: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, column: 1},
+	{arch: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, column: 1, narrow: true, muxed: true},
 	{arch: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, column: 2, bit: 1 << 30},
 }

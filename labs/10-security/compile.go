@@ -16,6 +16,8 @@ type abi struct {
 	arch   specs.Arch
 	audit  uint32 // what struct seccomp_data says in "arch"
 	column int    // of the table of calls
+	narrow bool   // its arguments have 32 bits
+	muxed  bool   // some calls are numbers of another, see parcel
 	bit    uint32 // what is added to the numbers: x32 is x86_64 with bit 30, under the same audit value
 }
 
@@ -158,22 +160,20 @@ func sortRules(list []specs.LinuxSyscall, fallback uint32, chosen []abi) (rules 
 		if err != nil {
 			return nil, nil, err
 		}
+		if ret == fallback {
+			sets = nil // happens anyhow; but the names are known
+		}
 		for _, name := range entry.Names {
 			at, ok := slices.BinarySearchFunc(calls[:], name, func(c call, n string) int { return strings.Compare(c.name, n) })
-			if !ok {
-				continue
-			}
 			for i, a := range chosen {
-				n := calls[at].numbers[a.column]
-				if n < 0 {
-					continue
+				if ok && calls[at].numbers[a.column] >= 0 {
+					number := uint32(calls[at].numbers[a.column]) | a.bit
+					newest[i] = max(newest[i], int64(number))
+					for _, conditions := range sets {
+						rules[i] = append(rules[i], rule{number, conditions, ret})
+					}
 				}
-				number := uint32(n) | a.bit
-				newest[i] = max(newest[i], int64(number))
-				if ret == fallback {
-					continue
-				}
-				for _, conditions := range sets {
+				if number, conditions, ok := parcel(name, entry); ok && a.muxed && ret != fallback {
 					rules[i] = append(rules[i], rule{number, conditions, ret})
 				}
 			}

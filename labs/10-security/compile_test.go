@@ -55,12 +55,18 @@ type reading struct {
 	s       *specs.LinuxSeccomp
 	entries map[uint32][]specs.LinuxSyscall // by number, in the order of the profile
 	newest  int64
+	narrow  bool
 }
 
 func read(s *specs.LinuxSeccomp, a abi) *reading {
-	r := &reading{s: s, entries: map[uint32][]specs.LinuxSyscall{}, newest: -1}
+	r := &reading{s: s, entries: map[uint32][]specs.LinuxSyscall{}, newest: -1, narrow: a.narrow}
 	for _, e := range s.Syscalls {
 		for _, name := range e.Names {
+			if number, conditions, ok := parcel(name, e); ok && a.muxed {
+				p := e
+				p.Args = conditions
+				r.entries[number] = append(r.entries[number], p)
+			}
 			for _, c := range calls {
 				if n := c.numbers[a.column]; c.name == name && n >= 0 {
 					number := uint32(n) | a.bit
@@ -83,7 +89,7 @@ func (r *reading) wanted(number uint32, args [6]uint64) uint32 {
 		case ret == fallback:
 		case len(e.Args) == 0:
 			return ret // wins whatever came before
-		case !decided && holdsAll(e.Args, args):
+		case !decided && holdsAll(e.Args, args, r.narrow):
 			first, decided = ret, true
 		}
 	}
@@ -94,7 +100,7 @@ func (r *reading) wanted(number uint32, args [6]uint64) uint32 {
 	return first
 }
 
-func holdsAll(conditions []specs.LinuxSeccompArg, args [6]uint64) bool {
+func holdsAll(conditions []specs.LinuxSeccompArg, args [6]uint64, narrow bool) bool {
 	var seen [6]int
 	for _, c := range conditions {
 		seen[c.Index]++
@@ -102,6 +108,9 @@ func holdsAll(conditions []specs.LinuxSeccompArg, args [6]uint64) bool {
 	either := slices.Max(seen[:]) > 1
 	for _, c := range conditions {
 		a := args[c.Index]
+		if narrow {
+			a, c.Value, c.ValueTwo = a&0xffffffff, c.Value&0xffffffff, c.ValueTwo&0xffffffff
+		}
 		ok := map[specs.LinuxSeccompOperator]bool{
 			specs.OpEqualTo: a == c.Value, specs.OpNotEqual: a != c.Value, specs.OpLessThan: a < c.Value,
 			specs.OpLessEqual: a <= c.Value, specs.OpGreaterThan: a > c.Value, specs.OpGreaterEqual: a >= c.Value,
@@ -257,6 +266,37 @@ func TestDefaultProfileSays(t *testing.T) {
 	}
 	if got := m.run(t, abis[0].audit, 1000, [6]uint64{}); got != nosys {
 		t.Errorf("a call of the future: %#x; want ENOSYS", got)
+	}
+}
+
+// TestMultiplexed: what a profile says of connect is true of socketcall(SYS_CONNECT), too, whose arguments nobody sees.
+func TestMultiplexed(t *testing.T) {
+	if !slices.ContainsFunc(abis[:], func(a abi) bool { return a.muxed }) {
+		t.Skip("this architecture has no such calls")
+	}
+	const allow, refuse = `{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "syscalls": [%s]}`,
+		`{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"], "syscalls": [%s]}`
+	const on = `, "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]`
+	eperm := unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	for _, c := range []struct {
+		profile, rule string
+		number        uint32
+		which         uint64
+		want          uint32
+	}{
+		{allow, `{"names": ["connect"], "action": "SCMP_ACT_ERRNO"}`, i386Socketcall, 3, eperm},
+		{allow, `{"names": ["connect"], "action": "SCMP_ACT_ERRNO"}`, i386Socketcall, 2, unix.SECCOMP_RET_ALLOW},
+		{allow, `{"names": ["semop"], "action": "SCMP_ACT_ERRNO"}`, i386IPC, 1, eperm},
+		{allow, `{"names": ["semop"], "action": "SCMP_ACT_ERRNO"}`, i386IPC, 0x10001, eperm},
+		{allow, `{"names": ["socket"], "action": "SCMP_ACT_ERRNO"` + on + `}`, i386Socketcall, 1, eperm},
+		{refuse, `{"names": ["socket"], "action": "SCMP_ACT_ALLOW"` + on + `}`, i386Socketcall, 1, eperm},
+		{refuse, `{"names": ["socket"], "action": "SCMP_ACT_ALLOW"}`, i386Socketcall, 1, unix.SECCOMP_RET_ALLOW},
+		{refuse, `{"names": ["socketcall"], "action": "SCMP_ACT_ALLOW"}`, i386Socketcall, 7, unix.SECCOMP_RET_ALLOW},
+	} {
+		m := newMachine(t, compiled(t, fmt.Sprintf(c.profile, c.rule)))
+		if got := m.run(t, unix.AUDIT_ARCH_I386, c.number, [6]uint64{c.which}); got != c.want {
+			t.Errorf("%s: call %d(%d): %#x; want %#x", c.rule, c.number, c.which, got, c.want)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type program struct {
 	fallback uint32
 	beyond   uint32         // the answer to calls newer than the profile
 	returns  map[uint32]int // the last return of each answer
+	narrow   bool           // the arguments have 32 bits
 }
 
 // Where the parts of struct seccomp_data are, and the longest program that the kernel takes.
@@ -37,6 +38,7 @@ func (p *program) write(chosen []abi, rules [][]rule, newest []int64) ([]byte, e
 	p.returns = map[uint32]int{}
 	entries := make([]int, len(chosen))
 	for i := len(chosen) - 1; i >= 0; i-- {
+		p.narrow = chosen[i].narrow
 		entries[i] = p.search(p.ranges(chosen[i], rules[i], newest[i]))
 	}
 	// A call by another ABI is an attack, or a program that can't work here.
@@ -140,7 +142,8 @@ func (p *program) conditional(rules []rule) int {
 }
 
 // condition writes one comparison of an argument. Arguments have 64 bits, the machine 32: the high half is compared
-// first. Whoever compares only the low one lets through what differs in the other.
+// first. Whoever compares only the low one lets through what differs in the other. A 32-bit program has no other, so for
+// it a value like -1 is cut as well.
 func (p *program) condition(c specs.LinuxSeccompArg, yes, no int) int {
 	high, low := uint32(c.Value>>32), uint32(c.Value)
 	switch c.Op {
@@ -159,6 +162,9 @@ func (p *program) condition(c specs.LinuxSeccompArg, yes, no int) int {
 		p.branch(unix.BPF_JEQ, uint32(want), yes, no)
 		p.add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, low)
 		lower := p.load(argumentAt(c.Index))
+		if p.narrow {
+			return lower
+		}
 		p.branch(unix.BPF_JEQ, uint32(want>>32), lower, no)
 		p.add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, high)
 		return p.load(argumentAt(c.Index) + 4)
@@ -175,9 +181,12 @@ func (p *program) compare(index uint, op uint16, high, low uint32, yes, no, less
 	}
 	p.branch(op, low, yes, no)
 	lower := p.load(argumentAt(index))
-	if greater == less {
+	switch {
+	case p.narrow:
+		return lower
+	case greater == less:
 		p.branch(unix.BPF_JEQ, high, lower, less)
-	} else {
+	default:
 		different := p.branch(unix.BPF_JGT, high, greater, less)
 		p.branch(unix.BPF_JEQ, high, lower, different)
 	}
