@@ -36,6 +36,7 @@ const (
 	must     = iota
 	optional // its error does not matter
 	locates  // getcwd: the answer must begin with "/"
+	seals    // seccomp: what follows is asked for, even the reading of a clock
 	forks    // clone: the caller reports the new number and ends, the new process goes on
 	attempts // execve: where the program is not found, the next step tries another place
 )
@@ -68,6 +69,7 @@ type script struct {
 	clock   [2]unix.Timespec
 	reports [64]report // those not sent yet: 2560 bytes, which a pipe takes in one piece (PIPE_BUF, pipe(7))
 	unsent  int
+	sealed  bool // a seccomp filter is loaded
 }
 
 // sigsetSize is the size of the kernel's sigset_t: 64 signals.
@@ -133,6 +135,15 @@ func (s *script) run() {
 	var denied syscall.Errno // a program that was found but may not be executed, as execvp(3) remembers it
 	for i := range s.steps {
 		st := &s.steps[i]
+		if st.kind == seals {
+			// A filter knows what the program needs, and nothing of us: it may forbid to write. So success is reported
+			// before it is had; a failure is reported again.
+			s.note(i, 0, 0, false)
+			if !s.send() {
+				return
+			}
+			s.sealed = true
+		}
 		s.now(0)
 		value, _, errno := syscall.RawSyscall6(st.trap, st.args[0], st.args[1], st.args[2], st.args[3], st.args[4], st.args[5])
 		s.now(1)
@@ -149,11 +160,17 @@ func (s *script) run() {
 				errno = denied
 			}
 		}
+		if st.kind == seals {
+			if errno == 0 {
+				continue
+			}
+			s.sealed = false
+		}
 		s.note(i, value, errno, stop)
 		// Sent together, since each write wakes up the parent; but before this process ends, or becomes two or another.
 		send := stop || st.kind == forks || s.unsent == len(s.reports) || i+1 < len(s.steps) && s.steps[i+1].kind >= forks
-		if send && !s.send() || stop {
-			return // the one: nobody listens, our maker is dead
+		if send && !s.send() && !s.sealed || stop {
+			return // the one: nobody listens, our maker is dead; but after a filter it may just be that we are not allowed to
 		}
 		if st.kind == forks && value != 0 {
 			exit(0) // the other one goes on
@@ -166,6 +183,10 @@ func (s *script) run() {
 //go:nosplit
 //go:norace
 func (s *script) now(i int) {
+	if s.sealed {
+		s.clock[i] = unix.Timespec{}
+		return
+	}
 	syscall.RawSyscall6(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME, uintptr(unsafe.Pointer(&s.clock[i])), 0, 0, 0, 0)
 }
 
@@ -185,6 +206,9 @@ func (s *script) note(i int, value uintptr, errno syscall.Errno, stop bool) {
 //go:nosplit
 //go:norace
 func (s *script) send() bool {
+	if s.unsent == 0 {
+		return true
+	}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_WRITE, s.pipe, uintptr(unsafe.Pointer(&s.reports)),
 		uintptr(s.unsent)*unsafe.Sizeof(report{}), 0, 0, 0)
 	s.unsent = 0

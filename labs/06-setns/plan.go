@@ -38,7 +38,14 @@ type Config struct {
 	Streams   []*os.File // becomes descriptor 0, 1, 2 …; nil is 0 to 2 of ours
 
 	Pdeathsig syscall.Signal // what the kernel sends the program when we end
-	Last      []Call         // calls to make just before execve: capabilities, seccomp, a controlling terminal
+
+	// Calls to make before Credential is taken, with the rights that this gives away: PR_CAPBSET_DROP takes CAP_SETPCAP,
+	// PR_SET_KEEPCAPS has to be said while there is something to keep.
+	Before []Call
+
+	// Calls to make just before execve: capabilities, a controlling terminal, and a seccomp filter as the very last. They
+	// must not change who we are: the kernel would forget Pdeathsig.
+	Last []Call
 }
 
 // Call is a system call that a process can make which may not use the Go runtime: see child.go.
@@ -46,6 +53,7 @@ type Call struct {
 	Trap uintptr
 	Args [6]uintptr
 	Op   string // its name: "prctl"
+	What string // what it is about, for an error
 	Text string // as strace would show it
 	Keep any    // whatever Args points to
 }
@@ -123,14 +131,16 @@ func (p *plan) close() error {
 //  3. the namespaces; then a clone, if one of them is a PID namespace
 //  4. an identity in the user namespace, since without one even root owns nothing there
 //  5. root, then working folder: chroot(2) moves no working folder, so it is checked *after* both
-//  6. the final identity, which may give away the rights that all this took
-//  7. descriptors, last calls, signals, execve
+//  6. descriptors, which must be there before a filter may be
+//  7. the final identity, which may give away the rights that all this took; before it, what still takes them
+//  8. signals, last calls, execve: what a seccomp filter is asked for is as little as can be, since a program's filter
+//     knows what the program needs, and nothing of us
 func (p *plan) write(ctx context.Context, cfg Config) error {
 	// CVE-2016-9962: as soon as we are in the container's PID namespace, its root may ptrace us, and through our open
 	// descriptors reach the host. A process that is not dumpable can't be traced. execve(2) makes it dumpable again.
 	p.add(must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	for _, part := range []func(context.Context, Config) error{
-		p.groups, p.namespaces, p.folders, p.identity, p.streams, p.last, p.execute,
+		p.groups, p.namespaces, p.folders, p.streams, p.before, p.identity, p.signals, p.last, p.execute,
 	} {
 		if err := part(ctx, cfg); err != nil {
 			return err
@@ -250,28 +260,47 @@ func (p *plan) streams(_ context.Context, cfg Config) error {
 	return nil
 }
 
-// last is what the caller wants done, and then what must come after all changes of identity.
+// before is what the caller wants done while we have the rights to.
+func (p *plan) before(_ context.Context, cfg Config) error {
+	p.callers(cfg.Before)
+	return nil
+}
+
+// last is what the caller wants done in the end.
 func (p *plan) last(_ context.Context, cfg Config) error {
-	for _, c := range cfg.Last {
+	p.callers(cfg.Last)
+	return nil
+}
+
+func (p *plan) callers(list []Call) {
+	for _, c := range list {
 		p.keep = append(p.keep, c.Keep)
-		p.add(must, planned{op: c.Op, text: c.Text}, c.Trap, c.Args[:]...)
+		kind := uintptr(must)
+		if c.Trap == unix.SYS_SECCOMP {
+			kind = seals
+		}
+		p.add(kind, planned{op: c.Op, what: c.What, text: c.Text}, c.Trap, c.Args[:]...)
 	}
+}
+
+// signals is what must come after all changes of identity, and makes the mask of signals what it was.
+func (p *plan) signals(_ context.Context, cfg Config) error {
 	if cfg.Pdeathsig != 0 {
 		// The kernel forgets this at every fork and change of identity. Whether our maker died before it was set shows
 		// when the steps up to here are reported: nobody reads.
 		p.add(must, call("prctl", "", "prctl(PR_SET_PDEATHSIG, %s)", unix.SignalName(cfg.Pdeathsig)),
 			unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(cfg.Pdeathsig))
 	}
-	return nil
-}
-
-// execute tries the places where the program may be, as execvp(3) does, after the mask of signals is what it was.
-func (p *plan) execute(_ context.Context, cfg Config) error {
 	mask := new(uint64)
 	p.keep = append(p.keep, mask)
 	setMask(nil, mask) // NULL changes nothing, and returns the present one
 	p.add(must, call("rt_sigprocmask", "", "rt_sigprocmask(SIG_SETMASK, %#x, NULL)", *mask),
 		unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(mask)), 0, sigsetSize)
+	return nil
+}
+
+// execute tries the places where the program may be, as execvp(3) does.
+func (p *plan) execute(_ context.Context, cfg Config) error {
 	argv, err := p.texts(cfg.Args)
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func TestPlan(t *testing.T) {
 	defer p.close()
 	err := p.write(t.Context(), Config{
 		Dir: "/", Credential: &syscall.Credential{Uid: 1, Gid: 2, Groups: []uint32{3}}, Pdeathsig: unix.SIGKILL,
-		Last: []Call{{Op: "last"}}, Path: "x", Args: []string{"x"}, Env: []string{"PATH=/a:/b"},
+		Before: []Call{{Op: "before"}}, Last: []Call{{Op: "last"}}, Path: "x", Args: []string{"x"}, Env: []string{"PATH=/a:/b"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s stands at %q; want a line of plan.go", c.op, c.at)
 		}
 	}
-	want := "prctl chdir getcwd setgroups setresgid setresuid dup3 dup3 dup3 close_range last prctl rt_sigprocmask execve execve"
+	want := "prctl chdir getcwd dup3 dup3 dup3 close_range before setgroups setresgid setresuid prctl rt_sigprocmask last execve execve"
 	if strings.Join(got, " ") != want {
 		t.Errorf("calls: %s\nwant:  %s", strings.Join(got, " "), want)
 	}

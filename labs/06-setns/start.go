@@ -152,8 +152,11 @@ func (p *plan) listen(ctx context.Context, pipe *os.File) (moved int, err error)
 	// Two processes may have written: what the one did before the clone may come after what the other did then.
 	slices.SortStableFunc(reports, func(a, b report) int { return int(a.step - b.step) })
 	next := 0
-	for _, r := range reports {
+	for i, r := range reports {
 		next = int(r.step) + 1
+		if i+1 < len(reports) && reports[i+1].step == r.step && p.script.steps[r.step].kind == seals {
+			continue // it was not had after all
+		}
 		if p.script.steps[r.step].kind == forks && r.errno == 0 {
 			if r.value == 0 {
 				continue // the new process's view of the clone that made it
