@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // floorSide is what no runtime gets below: floor.c, or unshare where there is no compiler, and nsenter.
@@ -24,13 +25,14 @@ func floorSide(program string) *side {
 		var box *exec.Cmd
 		s.hold = func(ctx context.Context) error {
 			// unshare forks the process that is first in its namespaces; its number is what nsenter wants.
-			box = exec.CommandContext(ctx, "unshare", "-muinpf", "--kill-child", "chroot", b.rootfs, "/bin/sleep", "100000")
+			box = exec.Command("unshare", "-muinpf", "--kill-child", "chroot", b.rootfs, "/bin/sleep", "100000")
+			box.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 			if err := box.Start(); err != nil {
 				return err
 			}
 			child, err := onlyChild(ctx, box.Process.Pid)
 			if err != nil {
-				return err
+				return errors.Join(err, s.drop(ctx))
 			}
 			s.exec = []string{"nsenter", "-t", strconv.Itoa(child), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "/bin/true"}
 			return nil
@@ -95,19 +97,18 @@ func ociSide(ctx context.Context, b *bench, s *side, program []string) error {
 	if err := patchSpec(dir, hold, b.rootfs, "/"+b.cgroup+"/hold", "sleep", "100000"); err != nil {
 		return err
 	}
-	words := func(w ...string) []string { return append(append([]string{}, program...), w...) }
+	words := func(w ...string) []string { return join(program, w) }
 	s.run = words("run", "--bundle", dir, "nslab-bench-run")
 	s.exec = words("exec", "nslab-bench-hold", "true")
 	s.hold = func(ctx context.Context) error {
 		// It gets no standard streams to keep: we wait until the last one has closed ours.
-		cmd := exec.CommandContext(ctx, "sh", "-c", `exec "$@" </dev/null >/dev/null 2>&1`, "sh")
-		cmd.Args = append(append(cmd.Args, s.wrap...), words("run", "--detach", "--bundle", hold, "nslab-bench-hold")...)
-		return cmd.Run()
+		detach := words("run", "--detach", "--bundle", hold, "nslab-bench-hold")
+		return command(ctx, join([]string{"sh", "-c", `exec "$@" </dev/null >/dev/null 2>&1`, "sh"}, s.wrap, detach)...)
 	}
 	s.drop = func(ctx context.Context) error {
-		return command(ctx, append(append([]string{}, s.wrap...), words("delete", "--force", "nslab-bench-hold")...)...)
+		return command(ctx, join(s.wrap, words("delete", "--force", "nslab-bench-hold"))...)
 	}
-	return command(ctx, append(append([]string{}, s.wrap...), s.run...)...)
+	return command(ctx, join(s.wrap, s.run)...)
 }
 
 func patchSpec(from, to, root, group string, args ...string) error {

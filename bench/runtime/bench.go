@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -146,7 +148,8 @@ func unmountBelow(dir string) error {
 	return nil
 }
 
-// removeGroups removes the control groups that peers leave empty. Each hierarchy has one by our name.
+// removeGroups removes the control groups that peers have left, with what still runs in them. Each hierarchy has one by
+// our name; nothing in it is not of this run's making.
 func (b *bench) removeGroups() error {
 	tops, err := filepath.Glob("/sys/fs/cgroup/*/" + b.cgroup)
 	if err != nil {
@@ -166,11 +169,37 @@ func (b *bench) removeGroups() error {
 			}
 			return nil
 		})
+		for _, dir := range dirs {
+			killAll(dir)
+		}
 		for _, dir := range slices.Backward(dirs) {
-			if e := os.Remove(dir); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			if e := removeGroup(dir); e != nil && !errors.Is(e, fs.ErrNotExist) {
 				err = errors.Join(err, e)
 			}
 		}
+	}
+	return err
+}
+
+func killAll(group string) {
+	text, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for _, field := range strings.Fields(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// removeGroup waits for the killed: a group is busy until they are gone.
+func removeGroup(dir string) (err error) {
+	for range 50 {
+		if err = os.Remove(dir); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	return err
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // side is one way to have a container. What a side does not have is nil.
@@ -108,8 +110,15 @@ func command(ctx context.Context, args ...string) error {
 }
 
 // output runs a command; what it says on standard error is in the error.
+//
+// Once begun it goes on to its end, and out of the reach of ctrl-c, in a process group of its own: podman and docker
+// leave containers behind that nobody remembers when they are stopped in the middle.
 func output(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
