@@ -83,6 +83,7 @@ var commands = []func(*globals) *cobra.Command{
 	newListCmd,
 	newRunCmd,
 	newDoctorCmd,
+	newContainerCmd,
 	newSetnsCmd,
 	newTestCmd,
 	newCleanCmd,
