@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -21,23 +19,39 @@ import (
 
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 )
 
 // StartOptions is how a container is started.
 type StartOptions struct {
-	Attach bool // hand the caller a connection to its output and input, from the first byte on
-	Remove bool // the caller removes an --rm container himself at its end, as long as he lives
+	Attach *stream.Client // hand the caller a connection to its output and input, from the first byte on
 	Warn   func(string)
 }
 
+// Attachment is the connection of a client that was there when the container started. While it is open, an --rm container is
+// the client's to remove; when it is closed before the container's end, the monitor does that.
+type Attachment struct {
+	Conn *os.File // for package stream, which takes it over
+	hold *os.File
+}
+
+// Close tells the monitor that this client does nothing more.
+func (a *Attachment) Close() error {
+	if a == nil {
+		return nil
+	}
+	return a.hold.Close()
+}
+
 // Start runs a container that the caller has locked. It returns when the program runs, or when it is certain that it does
-// not. The connection is nil unless one was asked for.
-func (c *Container) Start(ctx context.Context, o StartOptions) (_ *net.UnixConn, err error) {
+// not. The attachment is nil unless one was asked for.
+func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, err error) {
 	job, err := c.job(ctx)
 	if err != nil {
 		return nil, err
 	}
+	job.First = o.Attach
 	lock, err := c.lockMonitor(ctx)
 	if err != nil {
 		return nil, err
@@ -56,7 +70,10 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *net.UnixConn,
 	if err := m.await(ctx, c, o); err != nil {
 		return nil, c.failed(err)
 	}
-	return m.attached, m.reports.Close()
+	if m.attached == nil {
+		return nil, m.reports.Close()
+	}
+	return &Attachment{Conn: m.attached, hold: m.reports}, nil
 }
 
 // job says what the monitor is to do.
@@ -120,7 +137,7 @@ func (c *Container) lockMonitor(ctx context.Context) (*os.File, error) {
 // launched is a monitor that was started, seen from here.
 type launched struct {
 	reports  *os.File
-	attached *net.UnixConn
+	attached *os.File
 }
 
 func (m *launched) close() {
@@ -129,14 +146,6 @@ func (m *launched) close() {
 		m.attached.Close()
 	}
 }
-
-// The descriptors of a monitor, after the standard three.
-const (
-	jobFD    = 3 // the socket for the job and the reports
-	lockFD   = 4 // its lock
-	holdFD   = 5 // the container's lock, until it has started
-	attachFD = 6 // the first client's connection, if there is one
-)
 
 // launch starts a monitor: in a session of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
 func (c *Container) launch(ctx context.Context, job *monitor.Job, lock *os.File, o StartOptions) (_ *launched, err error) {
@@ -162,20 +171,14 @@ func (c *Container) launch(ctx context.Context, job *monitor.Job, lock *os.File,
 		ExtraFiles:  []*os.File{theirs, lock, c.lock},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if o.Attach {
-		mine, its, err := socketPair()
+	if o.Attach != nil {
+		its, mine, err := stream.Pair()
 		if err != nil {
 			return nil, err
 		}
 		defer its.Close()
-		conn, err := net.FileConn(mine)
-		mine.Close()
-		if err != nil {
-			return nil, fmt.Errorf("attach: %w", err)
-		}
-		m.attached = conn.(*net.UnixConn)
+		m.attached = mine
 		cmd.ExtraFiles = append(cmd.ExtraFiles, its)
-		cmd.Args = append(cmd.Args, strconv.Itoa(attachFD))
 	}
 	err = trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },

@@ -11,6 +11,10 @@ import (
 func newContainerCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "container", "Run and manage containers",
 		newContainerRunCmd,
+		newContainerCreateCmd,
+		newContainerStartCmd,
+		newContainerExecCmd,
+		newContainerAttachCmd,
 	)
 }
 
@@ -30,3 +34,6 @@ func (g *globals) containerNames() []string {
 	}
 	return names
 }
+
+// imageNames lists the images that a shell may offer.
+func (g *globals) imageNames() []string { return nil }

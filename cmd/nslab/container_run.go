@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/engine/stream"
 )
 
 func newContainerRunCmd(g *globals) *cobra.Command {
@@ -16,7 +20,28 @@ func newContainerRunCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create and run a new container from an image",
-		Args:  needArgs(1, -1),
+		Long: `Create a container from an image and run a command in it, as 'docker run' does,
+without a daemon: one small process stays with the container, keeps its log and
+its terminal, and ends with it.
+
+What follows the image is the command and its arguments; without any, the
+image's own is run. An image can be made of the programs of this machine with
+'nslab image bootstrap', or of a tar of a root file system with 'nslab image
+import'.
+
+--explain shows what each stage does, in order, with the system calls and the
+time each took, and where in the source it stands.
+
+Exit status: that of the command; 125 nslab could not do what was asked, 126 the
+command cannot be executed, 127 there is no such command, 128+n ended by
+signal n.`,
+		Example: `  nslab container run -it --rm bootstrap sh
+  nslab container run -d --name web -v /srv/www:/www:ro -m 64m IMAGE httpd -f
+  nslab container run --rm --cpu-period=100000 --cpu-quota=20000 bootstrap sh
+  nslab container run --rm --network container:web bootstrap ip addr
+  nslab container run --rm --explain bootstrap true`,
+		Args:              needArgs(1, -1),
+		ValidArgsFunction: completeImage(g.imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.request(cmd.Flags(), args)
 			if err != nil {
@@ -26,28 +51,120 @@ func newContainerRunCmd(g *globals) *cobra.Command {
 		},
 	}
 	f = addRunFlags(cmd.Flags(), true)
+	completeRunFlags(cmd, g.containerNames)
 	return cmd
 }
 
-func runContainer(g *globals, r *request) error {
+// runContainer makes a container, starts it, and stays with it unless it is to be left alone.
+func runContainer(g *globals, r *request) (err error) {
+	if err := checkTTY(r.Config.OpenStdin && !r.Detach, r.Config.Tty); err != nil {
+		return err
+	}
 	ctx, stop := interruptible()
 	defer stop()
-	e, err := g.engine()
+	ctx, explained := explain(ctx, r.Explain)
+	e, c, err := createContainer(ctx, g, r)
 	if err != nil {
 		return err
 	}
-	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host})
-	if err != nil {
-		return withStatus(exitEngine, interrupted(err))
-	}
 	defer c.Close()
-	if _, err = c.Start(ctx, engine.StartOptions{Warn: warn}); err != nil {
+	o := engine.StartOptions{Warn: warn}
+	if !r.Detach {
+		o.Attach = &stream.Client{Stdin: r.Config.AttachStdin, Stdout: r.Config.AttachStdout, Stderr: r.Config.AttachStderr}
+	}
+	attached, err := c.Start(ctx, o)
+	explained()
+	if err != nil {
+		// What could not be started is taken away again: nobody has asked for a container that does not run.
 		return errors.Join(startStatus(interrupted(err)), c.Discard(context.WithoutCancel(ctx)))
 	}
+	c.Close()
 	if r.Detach {
 		fmt.Println(c.ID)
+		return nil
 	}
-	return nil
+	defer attached.Close()
+	stop() // from here on, signals are the container's
+	code, detached, err := stay(e, c, attached.Conn, attachment{keys: r.DetachKeys, proxy: r.SigProxy, Client: *o.Attach})
+	if err != nil || detached {
+		return err
+	}
+	if r.Host.AutoRemove {
+		if err := e.Remove(context.Background(), c.ID, engine.RemoveOptions{Volumes: true}); err != nil && !isMissing(err) {
+			return err
+		}
+	}
+	return exitWith(code)
+}
+
+// createContainer makes the container, and the file that tells its id.
+func createContainer(ctx context.Context, g *globals, r *request) (*engine.Engine, *engine.Container, error) {
+	e, err := g.engine()
+	if err != nil {
+		return nil, nil, withStatus(exitEngine, err)
+	}
+	cid, err := newCIDFile(r.Host.ContainerIDFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host})
+	if err == nil {
+		if err = cid.write(c.ID); err != nil {
+			err = errors.Join(err, c.Discard(context.WithoutCancel(ctx)), c.Close())
+		}
+	}
+	if err != nil {
+		return nil, nil, errors.Join(withStatus(exitEngine, interrupted(err)), cid.close())
+	}
+	return e, c, nil
+}
+
+// attachment is how a client takes part in a container.
+type attachment struct {
+	stream.Client
+	keys   []byte
+	proxy  bool // pass on the signals that nslab gets
+	redraw bool // the container draws its screen already
+}
+
+// stay attaches to a container until it ends, or until the user leaves it with the keys.
+func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (code int, detached bool, err error) {
+	o := stream.Options{Keys: a.keys, Redraw: a.redraw}
+	if a.Stdin {
+		o.Stdin = os.Stdin
+	}
+	if a.Stdout {
+		o.Stdout = os.Stdout
+	}
+	if a.Stderr {
+		o.Stderr = os.Stderr
+	}
+	if a.proxy {
+		defer proxySignals(e, c.ID)()
+		o.Proxied = true
+	}
+	out, err := stream.Attach(context.Background(), conn, o)
+	var output *stream.OutputError
+	var sig *stream.SignalError
+	switch {
+	case errors.As(err, &output) && errors.Is(err, syscall.EPIPE):
+		return 0, false, &statusError{status: exitSignal + int(syscall.SIGPIPE)}
+	case errors.As(err, &sig):
+		return 0, false, &statusError{status: exitSignal + int(sig.Signal.(syscall.Signal))}
+	case errors.Is(err, stream.ErrGone):
+		// Its monitor was killed. The container may live on; how it ends, nobody will know.
+		code, err := c.Wait(context.Background())
+		return code, false, err
+	}
+	return out.ExitStatus, out.Detached, err
+}
+
+// exitWith ends nslab with the status of a program.
+func exitWith(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &statusError{status: code}
 }
 
 func warn(text string) { fmt.Fprintln(os.Stderr, "WARNING:", text) }
@@ -59,4 +176,14 @@ func startStatus(err error) error {
 		return &statusError{status: s.Code, err: s.Err}
 	}
 	return withStatus(exitEngine, err)
+}
+
+func isMissing(err error) bool {
+	var missing *engine.NotFoundError
+	return errors.As(err, &missing)
+}
+
+// dial connects to the monitor of a container that runs.
+func dial(c *engine.Container) (*os.File, error) {
+	return stream.Dial(filepath.Join(c.RunDir(), monitor.SocketFile))
 }

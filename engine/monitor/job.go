@@ -17,6 +17,7 @@ import (
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
+	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -39,10 +40,11 @@ type Job struct {
 	LogPath   string
 	Log       logs.Options
 	Tty       bool
-	OpenStdin bool // its standard input is a pipe that clients can write to
-	StdinOnce bool // which is closed when the first of them is gone
-	Durable   bool // sync ExitFile
-	Traced    bool // report the system calls
+	OpenStdin bool           // its standard input is a pipe that clients can write to
+	StdinOnce bool           // which is closed when the first of them is gone
+	First     *stream.Client // the client whose connection comes with the job: nil for none
+	Durable   bool           // sync ExitFile
+	Traced    bool           // report the system calls
 
 	// What to execute when it is over, in a container that is to be removed and whose client is gone.
 	Remove []string

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -18,6 +17,7 @@ import (
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
+	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -36,8 +36,11 @@ type monitor struct {
 	Job
 	reports *os.File
 	log     *logs.Writer
+	hub     *stream.Hub
+	theirs  []*os.File // the container's ends of its pipes
 	c       *container.Container
 	run     Run
+	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }
 
 // Main is the whole life of a monitor.
@@ -46,7 +49,7 @@ func Main() {
 	for fd := jobFD; fd <= attachFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	m := &monitor{reports: os.NewFile(jobFD, "job")}
+	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
 	in := json.NewDecoder(m.reports)
 	if err := in.Decode(&m.Job); err != nil {
 		os.Exit(1) // whoever started us is gone
@@ -55,7 +58,9 @@ func Main() {
 	go func() {
 		// There is nothing more to hear: this returns when the other side is closed. Until the container has started that
 		// means that nobody wants it any more, and all is undone.
-		io.Copy(io.Discard, m.reports)
+		var b [1]byte
+		m.reports.Read(b[:])
+		close(m.alone)
 		cancel(errors.New("the command that wanted the container is gone"))
 	}()
 	if m.Traced {
@@ -90,20 +95,77 @@ func (m *monitor) start(ctx context.Context) (err error) {
 	if m.log, err = logs.Create(m.LogPath, m.Log); err != nil {
 		return err
 	}
+	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce, Log: m.log}
+	if !m.Tty {
+		if err := m.pipes(&streams); err != nil {
+			return err
+		}
+	}
 	if m.c, err = container.Create(ctx, m.Container); err != nil {
 		return err
 	}
 	for _, w := range m.c.Warnings {
 		m.report(Report{Warning: w})
 	}
+	streams.Terminal = m.c.Console
+	if err := m.attach(streams); err != nil {
+		return errors.Join(err, m.c.Abort(context.WithoutCancel(ctx)))
+	}
 	if err := m.c.Start(ctx); err != nil {
 		return err
+	}
+	for _, f := range m.theirs {
+		f.Close() // the container has them: without ours, its end is theirs
 	}
 	m.run = Run{StartedAt: time.Now().UTC(), Monitor: os.Getpid()}
 	m.write(filepath.Join(m.RunDir, RunFile), m.run, false)
 	m.report(Report{Started: &Started{Pid: m.c.Pid, StartedAt: m.run.StartedAt}})
 	// The container's lock was ours as well while it was being started; from here on others may have it.
-	return errors.Join(unix.Close(holdFD), m.reports.Close())
+	return unix.Close(holdFD)
+}
+
+// pipes makes the pipes of a container without a terminal. Their outer ends are the hub's.
+func (m *monitor) pipes(s *stream.Config) error {
+	for _, p := range []struct {
+		inner, outer **os.File
+		in, wanted   bool
+	}{
+		{&m.Container.Stdin, &s.Stdin, true, m.OpenStdin},
+		{&m.Container.Stdout, &s.Stdout, false, true},
+		{&m.Container.Stderr, &s.Stderr, false, true},
+	} {
+		if !p.wanted {
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			return fmt.Errorf("make a pipe: %w", err)
+		}
+		if p.in {
+			*p.inner, *p.outer = r, w
+		} else {
+			*p.inner, *p.outer = w, r
+		}
+		m.theirs = append(m.theirs, *p.inner)
+	}
+	return nil
+}
+
+// attach opens the hub to clients. The first one is there before the program is, so that it misses nothing.
+func (m *monitor) attach(s stream.Config) (err error) {
+	if m.hub, err = stream.NewHub(s); err != nil {
+		return err
+	}
+	if m.First != nil {
+		if err := m.hub.Add(os.NewFile(attachFD, "client"), *m.First); err != nil {
+			return err
+		}
+	}
+	if err := m.hub.Listen(filepath.Join(m.RunDir, SocketFile)); err != nil {
+		return err
+	}
+	m.hub.Start()
+	return nil
 }
 
 // stay is all the rest of the container's life.
@@ -119,11 +181,19 @@ func (m *monitor) stay() {
 	if err != nil {
 		exit.Error = err.Error()
 	}
+	m.hub.Drain()
 	m.log.Close()
 	m.write(filepath.Join(m.Dir, ExitFile), exit, m.Durable)
 	os.Remove(filepath.Join(m.RunDir, RunFile))
-	if len(m.Remove) > 0 {
+	// Clients hear of the end last: whoever has, finds it on disk.
+	m.hub.Close(exit.ExitCode)
+	if len(m.Remove) == 0 {
+		return
+	}
+	select {
+	case <-m.alone:
 		syscall.Exec("/proc/self/exe", m.Remove, nil)
+	default: // the client that started the container does it, in less time
 	}
 }
 

@@ -270,6 +270,9 @@ func (c *Container) Wait(ctx context.Context) (syscall.WaitStatus, error) {
 	return state.Sys().(syscall.WaitStatus), nil
 }
 
+// Abort takes a container that was not started away again.
+func (c *Container) Abort(ctx context.Context) error { return c.undo(ctx) }
+
 // undo ends the init and removes what Create has made.
 func (c *Container) undo(ctx context.Context) error {
 	var errs []error
