@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -42,12 +44,21 @@ func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.C
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &statusError{exitEngine, err, fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
+		return &statusError{exitEngine, oneLine(err), fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
 	})
 	for _, verb := range verbs {
 		cmd.AddCommand(verb(g))
 	}
 	return cmd
+}
+
+// oneLine gives an error that repeats what was typed, as that of an unknown flag does, no more than one line of a terminal.
+func oneLine(err error) error {
+	if !strings.ContainsFunc(err.Error(), unicode.IsControl) {
+		return err
+	}
+	quoted := strconv.Quote(err.Error())
+	return errors.New(quoted[1 : len(quoted)-1])
 }
 
 // needArgs wants at least min arguments, and at most max, if that is not negative.

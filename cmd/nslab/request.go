@@ -39,11 +39,11 @@ func (f *runFlags) request(flags *pflag.FlagSet, args []string) (*request, error
 			return nil, withStatus(exitEngine, err)
 		}
 	}
+	if len(args) == 0 || args[0] == "" {
+		return nil, refuse("'nslab image ls' shows those there are", "the image has no name")
+	}
 	if r.Config.Image = args[0]; len(args) > 1 {
 		r.Config.Cmd = args[1:]
-	}
-	if r.Config.Image == "" {
-		return nil, refuse("'nslab image ls' shows those there are", "the image has no name")
 	}
 	return r, withStatus(exitEngine, opts.Check(&r.Config, &r.Host, opts.ThisMachine()))
 }

@@ -20,7 +20,7 @@ func parseRun(args ...string) (*request, error) {
 	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
 	f := addRunFlags(flags, true)
 	if err := flags.Parse(args); err != nil {
-		return nil, err
+		return nil, oneLine(err)
 	}
 	return f.request(flags, flags.Args())
 }
@@ -195,8 +195,13 @@ func TestRequestRefused(t *testing.T) {
 			t.Errorf("run %s: status %d; want %d", line, s.status, exitEngine)
 		}
 	}
-	if _, err := parseRun(""); err == nil {
-		t.Error("run '' is not refused")
+	for _, args := range [][]string{{""}, {}, {"-e", "image"}} {
+		if _, err := parseRun(args...); err == nil {
+			t.Errorf("run %q is not refused", args)
+		}
+	}
+	if _, err := parseRun("--a\nb"); err == nil || err.Error() != `unknown flag: --a\nb` {
+		t.Errorf("a flag of two lines: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("something was made: %v, %v", left, err)

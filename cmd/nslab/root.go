@@ -65,7 +65,7 @@ shows are the ones the runtime runs.`,
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath()), "%w", err)
+		return usageError(fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath()), "%w", oneLine(err))
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.lang, "lang", "", "en or zh (default: from LC_ALL, LC_MESSAGES, LANG)")
