@@ -99,7 +99,7 @@ func execIn(e *engine.Engine, name string, o engine.ExecOptions, keys []byte, f 
 	if err != nil {
 		return err
 	}
-	ctx, explained := explain(ctx, f.explain)
+	ctx, explained := explaining(ctx, f.explain)
 	process, tty, err := e.Exec(ctx, name, o)
 	explained()
 	for _, p := range inner {
@@ -149,7 +149,7 @@ func pump(process *setns.Process, l stream.Local, keys []byte, f *execFlags) err
 		close(done)
 	}()
 	l.Done = done
-	o := stream.Options{Stdout: os.Stdout, Stderr: os.Stderr, Keys: keys}
+	o := stream.Options{Stdout: os.Stdout, Stderr: os.Stderr, Keys: detachKeys(keys)}
 	if f.interactive {
 		o.Stdin = os.Stdin
 	}

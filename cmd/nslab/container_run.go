@@ -62,7 +62,7 @@ func runContainer(g *globals, r *request) (err error) {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	ctx, explained := explain(ctx, r.Explain)
+	ctx, explained := explaining(ctx, r.Explain)
 	e, c, err := createContainer(ctx, g, r)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ type attachment struct {
 
 // stay attaches to a container until it ends, or until the user leaves it with the keys.
 func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (code int, detached bool, err error) {
-	o := stream.Options{Keys: a.keys, Redraw: a.redraw}
+	o := stream.Options{Keys: detachKeys(a.keys), Redraw: a.redraw}
 	if a.Stdin {
 		o.Stdin = os.Stdin
 	}
@@ -157,6 +157,14 @@ func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (c
 		return code, false, err
 	}
 	return out.ExitStatus, out.Detached, err
+}
+
+// detachKeys are those that were asked for, or the usual ones.
+func detachKeys(keys []byte) []byte {
+	if keys == nil {
+		keys, _ = stream.ParseKeys("") // which has no error for the usual ones
+	}
+	return keys
 }
 
 // exitWith ends nslab with the status of a program.

@@ -30,7 +30,7 @@ print its id. 'nslab container start' runs it.`,
 			}
 			ctx, stop := interruptible()
 			defer stop()
-			ctx, explained := explain(ctx, r.Explain)
+			ctx, explained := explaining(ctx, r.Explain)
 			defer explained()
 			_, c, err := createContainer(ctx, g, r)
 			if err != nil {
@@ -95,7 +95,7 @@ the container, as 'nslab container run' does, and ends with its exit status.`,
 
 // startContainer starts a container by name. One that runs already is no error, and gives no attachment.
 func startContainer(ctx context.Context, e *engine.Engine, name string, client *stream.Client, shown bool) (*engine.Container, *engine.Attachment, error) {
-	ctx, explained := explain(ctx, shown)
+	ctx, explained := explaining(ctx, shown)
 	defer explained()
 	c, err := e.Lock(ctx, name)
 	if err != nil {

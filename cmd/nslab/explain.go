@@ -10,9 +10,9 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-// explain collects the system calls that the stages make, here and in the container's own init, and shows them on standard
+// explaining collects the system calls that the stages make, here and in the container's own init, and shows them on standard
 // error when the returned function is called: in order, each under the lab whose stage it is.
-func explain(ctx context.Context, wanted bool) (context.Context, func()) {
+func explaining(ctx context.Context, wanted bool) (context.Context, func()) {
 	if !wanted {
 		return ctx, func() {}
 	}
