@@ -18,6 +18,7 @@ type Options struct {
 	Stdin          io.Reader // nil: nothing is typed
 	Stdout, Stderr io.Writer // nil: what comes for it is dropped
 	Keys           []byte    // the keys that detach from a program with a terminal, see ParseKeys; none: there are no such keys
+	Proxied        bool      // the caller handles all signals, those that would end the process too
 	Redraw         bool      // make a program with a terminal draw its screen again, by changing the size for a moment
 }
 
@@ -132,7 +133,9 @@ func (f *front) catch() {
 	f.signals = make(chan os.Signal, 1)
 	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
 		if !signal.Ignored(s) { // by nohup, say
-			signal.Notify(f.signals, s)
+			if !f.opts.Proxied {
+				signal.Notify(f.signals, s)
+			}
 		}
 	}
 }
