@@ -131,3 +131,11 @@ func FormFor(dir string) (Form, error) {
 	}
 	return form, err
 }
+
+// ForUser says whether this user's overlay reads marks of this form.
+func (f Form) ForUser() bool {
+	if os.Geteuid() != 0 || mount.InUserNamespace() {
+		return f == OverlayUserForm || f == OverlayXattrUserForm
+	}
+	return f == OverlayForm || f == OverlayXattrForm
+}
