@@ -55,7 +55,8 @@ type Image struct {
 	Extra   Extra
 	Size    int64 // of all files in all layers; only List and Measure fill it in
 
-	manifest ocispec.Manifest
+	manifest     ocispec.Manifest
+	manifestSize int64
 }
 
 // Extra is what Docker keeps in a config beyond what OCI describes.
@@ -124,6 +125,15 @@ func chain(diffIDs []digest.Digest) []digest.Digest {
 		ids[n] = digest.FromString(string(ids[n-1]) + " " + string(ids[n]))
 	}
 	return ids
+}
+
+// Descriptor is that of the manifest.
+func (i *Image) Descriptor() ocispec.Descriptor {
+	d := ocispec.Descriptor{MediaType: i.manifest.MediaType, Digest: digest.Digest(i.Digest), Size: i.manifestSize}
+	if d.MediaType == "" {
+		d.MediaType = ocispec.MediaTypeImageManifest
+	}
+	return d
 }
 
 // Descriptors are those of the layers, the lowest first.

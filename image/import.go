@@ -36,7 +36,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*Imag
 	}
 	return s.add(ctx, nil, r, addOptions{
 		names: o.Names, changes: o.Changes, created: o.Created, config: config,
-		history: ocispec.History{Comment: o.Message},
+		history: ocispec.History{Comment: o.Message}, extra: Extra{Comment: o.Message},
 	})
 }
 
@@ -182,7 +182,7 @@ func (c *change) addManifest(i *Image) (ocispec.Descriptor, error) {
 		return config, err
 	}
 	d, err := c.stageBlob(ocispec.MediaTypeImageManifest, text)
-	i.ID, i.Digest = string(config.Digest), string(d.Digest)
+	i.ID, i.Digest, i.manifestSize = string(config.Digest), string(d.Digest), d.Size
 	return d, err
 }
 

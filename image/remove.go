@@ -251,14 +251,7 @@ func (r *remover) keep(i *Image) {
 	if hasEntry(r.idx, digest.Digest(i.Digest)) {
 		return
 	}
-	d := ocispec.Descriptor{MediaType: i.manifest.MediaType, Digest: digest.Digest(i.Digest)}
-	if d.MediaType == "" {
-		d.MediaType = ocispec.MediaTypeImageManifest
-	}
-	if st, err := os.Stat(r.s.blobPath(d.Digest)); err == nil {
-		d.Size = st.Size()
-	}
-	addNames(r.idx, d, i.ID, i.Parent, nil, time.Now())
+	addNames(r.idx, i.Descriptor(), i.ID, i.Parent, nil, time.Now())
 }
 
 // PruneOptions are for [Store.Prune].

@@ -130,35 +130,36 @@ const (
 
 // loadManifest reads the manifest of an entry. Where other tools have stored an image for several platforms, it is that of
 // this one.
-func (s *Store) loadManifest(d ocispec.Descriptor) (m ocispec.Manifest, at digest.Digest, err error) {
+func (s *Store) loadManifest(d ocispec.Descriptor) (m ocispec.Manifest, at ocispec.Descriptor, err error) {
 	if d.MediaType == ocispec.MediaTypeImageIndex || d.MediaType == dockerManifestList {
 		data, err := s.blob(d.Digest, maxManifest)
 		if err != nil {
-			return m, "", err
+			return m, at, err
 		}
 		var list ocispec.Index
 		if err := json.Unmarshal(data, &list); err != nil {
-			return m, "", fmt.Errorf("read index %s: %w", d.Digest, err)
+			return m, at, fmt.Errorf("read index %s: %w", d.Digest, err)
 		}
 		i := slices.IndexFunc(list.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Platform != nil && d.Platform.OS == "linux" && d.Platform.Architecture == runtime.GOARCH
 		})
 		if i < 0 {
-			return m, "", fmt.Errorf("image %s is not for linux/%s: %w", d.Digest, runtime.GOARCH, fs.ErrNotExist)
+			return m, at, fmt.Errorf("image %s is not for linux/%s: %w", d.Digest, runtime.GOARCH, fs.ErrNotExist)
 		}
 		d = list.Manifests[i]
 	}
 	data, err := s.blob(d.Digest, maxManifest)
 	if err != nil {
-		return m, "", err
+		return m, at, err
 	}
 	if err := json.Unmarshal(data, &m); err != nil {
-		return m, "", fmt.Errorf("read manifest %s: %w", d.Digest, err)
+		return m, at, fmt.Errorf("read manifest %s: %w", d.Digest, err)
 	}
 	if !isDigest(m.Config.Digest) {
-		return m, "", fmt.Errorf("manifest %s: config %q: %w", d.Digest, m.Config.Digest, ErrCorrupt)
+		return m, at, fmt.Errorf("manifest %s: config %q: %w", d.Digest, m.Config.Digest, ErrCorrupt)
 	}
-	return m, d.Digest, nil
+	d.Size = int64(len(data))
+	return m, d, nil
 }
 
 // load reads the image of an entry, with all names that the index has for it.
@@ -167,7 +168,7 @@ func (s *Store) load(idx *ocispec.Index, d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{ID: string(m.Config.Digest), Digest: string(at), manifest: m}
+	i := &Image{ID: string(m.Config.Digest), Digest: string(at.Digest), manifest: m, manifestSize: at.Size}
 	config, err := s.blob(m.Config.Digest, maxConfig)
 	if err != nil {
 		return nil, err

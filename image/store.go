@@ -68,6 +68,9 @@ func (s *Store) layerPath(chain digest.Digest, parts ...string) string {
 // makeFolders makes the store's folders. They are the owner's alone: an old set-uid program in some image must not be in
 // reach of the host's users (CVE-2021-41091).
 func (s *Store) makeFolders() error {
+	if err := os.MkdirAll(s.root, 0o711); err != nil { // volumes are reached through it by containers' users
+		return storeError("make the image store", err)
+	}
 	for _, dir := range []string{s.layers(), s.images("blobs", "sha256"), s.images(usersDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return storeError("make the image store", err)
