@@ -84,6 +84,7 @@ var commands = []func(*globals) *cobra.Command{
 	newRunCmd,
 	newDoctorCmd,
 	newContainerCmd,
+	newImageCmd,
 	newSetnsCmd,
 	newTestCmd,
 	newCleanCmd,

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,7 +76,21 @@ type Entry struct {
 // Plan is a list of entries, each folder before what it holds.
 type Plan struct {
 	Entries []Entry
+	Time    time.Time // of what no file of the host has; zero: when it is packed
 	at      map[string]int
+}
+
+// Add adds an entry that no file of the host has: a folder, a link, or a file with content. Where the plan has something
+// at its path already, that stays.
+func (p *Plan) Add(e Entry) {
+	e.Path, e.Size, e.stat = path.Clean("/"+e.Path), int64(len(e.Made)), unix.Stat_t{}
+	if dir := path.Dir(e.Path); dir != "/" {
+		p.Add(Entry{Path: dir, Mode: fs.ModeDir | 0o755, Why: Reason{OnTheWay, e.Path}})
+	}
+	if e.Mode.IsRegular() && e.Made == nil {
+		e.Made = []byte{} // no file of the host is to be read for it
+	}
+	p.put(e)
 }
 
 // At finds the entry with exactly this path.
@@ -129,6 +144,9 @@ func (p *Plan) put(e Entry) {
 	if _, ok := p.at[e.Path]; ok {
 		return
 	}
+	if p.at == nil {
+		p.at = map[string]int{}
+	}
 	p.at[e.Path] = len(p.Entries)
 	p.Entries = append(p.Entries, e)
 }
@@ -168,6 +186,9 @@ func (h Host) Plan(ctx context.Context, w Wanted) (*Plan, error) {
 	}
 	return p.plan, nil
 }
+
+// LookPath finds a program of the host by its name, on its search path.
+func (h Host) LookPath(name string) (string, error) { return h.lookPath(name) }
 
 // lookPath finds a program as execvp(3) does: a name without a slash in the folders of the search path.
 func (h Host) lookPath(name string) (string, error) {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/image"
+)
+
+func newImageCmd(g *globals) *cobra.Command {
+	return newNounCmd(g, "image", "Make and manage images",
+		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLsCmd, newImagePruneCmd,
+		newImageRmCmd, newImageTagCmd,
+	)
+}
+
+// images opens the store of images.
+func (g *globals) images() (*image.Store, error) { return image.Open(g.root) }
+
+// imageNames lists the images that a shell may offer.
+func (g *globals) imageNames() []string {
+	s, err := g.images()
+	if err != nil {
+		return nil
+	}
+	list, _ := s.List() // those that can be read
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Names...)
+	}
+	return names
+}
+
+// imageUsers asks the engine which containers have an image. If it cannot tell, those that the store has a note of count.
+func (g *globals) imageUsers() image.Users {
+	var all []*engine.Container
+	e, err := g.engine()
+	if err == nil {
+		all, err = e.List(context.Background())
+	}
+	return func(id string, noted []string) (users []image.User) {
+		for _, c := range all {
+			if c.Image == id {
+				users = append(users, image.User{ID: c.ID, Running: c.State.Running})
+			}
+		}
+		for _, n := range noted {
+			if err != nil && !slices.ContainsFunc(users, func(u image.User) bool { return u.ID == n }) {
+				users = append(users, image.User{ID: n})
+			}
+		}
+		return users
+	}
+}
+
+// imageError gives an error about images its hint.
+func imageError(err error) error {
+	if err == nil {
+		return nil
+	}
+	s := &statusError{status: exitFailed, err: err}
+	var packed *image.PackingError
+	switch {
+	case errors.As(err, &packed):
+		s.hint = "unpack it on the way: " + packed.Name + " -dc FILE | nslab image import -"
+		if packed.Name == "zip" {
+			s.hint = "make a tar of its content"
+		}
+	case errors.Is(err, image.ErrNotFound):
+		s.hint = "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
+	case errors.Is(err, image.ErrReference):
+		s.hint = "a name is [HOST[:PORT]/]PATH[:TAG], in lower case: busybox, tools:v2, localhost:5000/a/b"
+	case errors.Is(err, image.ErrInstruction):
+		s.hint = "what can be changed: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
+	}
+	return withStatus(exitFailed, interrupted(s))
+}
+
+// sourceDate is the time that new images bear: now, or what SOURCE_DATE_EPOCH says, so that the same input gives the same
+// image (https://reproducible-builds.org/specs/source-date-epoch).
+func sourceDate() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Now(), nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seconds < 0 {
+		return time.Time{}, &statusError{exitFailed, fmt.Errorf("SOURCE_DATE_EPOCH: %q is no number of seconds", text), "unset it, or take what 'date +%s' prints"}
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
