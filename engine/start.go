@@ -86,7 +86,7 @@ func (c *Container) job(ctx context.Context) (*monitor.Job, error) {
 	if err := writeJSON(c.path("config.json"), spec, false); err != nil {
 		return nil, err
 	}
-	img, err := c.engine.images.Resolve(c.Image)
+	img, err := c.engine.images.Held(c.Image, c.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,3 @@ func (g *globals) containerNames() []string {
 	}
 	return names
 }
-
-// imageNames lists the images that a shell may offer.
-func (g *globals) imageNames() []string { return nil }
