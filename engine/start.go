@@ -147,6 +147,10 @@ func (m *launched) close() {
 	}
 }
 
+// small is the environment of a monitor: with one processor Go's runtime keeps one cache of memory instead of many, and
+// without a collection the start takes less time. The monitor switches it on when the container runs.
+var small = []string{"GOMAXPROCS=1", "GOGC=off"}
+
 // launch starts a monitor: in a session of its own, so that neither Ctrl-C nor the end of the terminal reaches it.
 func (c *Container) launch(ctx context.Context, job *monitor.Job, lock *os.File, o StartOptions) (_ *launched, err error) {
 	m := &launched{}
@@ -167,7 +171,7 @@ func (c *Container) launch(ctx context.Context, job *monitor.Job, lock *os.File,
 	}
 	defer done()
 	cmd := &exec.Cmd{
-		Path: path, Args: []string{monitor.Entry}, Dir: "/", Env: []string{},
+		Path: path, Args: []string{monitor.Entry}, Dir: "/", Env: small,
 		ExtraFiles:  []*os.File{theirs, lock, c.lock},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

@@ -11,17 +11,24 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/sys/reexec"
 	"golang.org/x/sys/unix"
 
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
+	"github.com/nslab/nslab/engine/pages"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 )
 
-func init() { reexec.Register(Entry, Main) }
+// init takes over a process that is to be a monitor, before the packages are initialised that it has nothing to do with (Go
+// does that in the order of their paths): it is to start fast, and to stay small.
+func init() {
+	if os.Args[0] == Entry {
+		monitorMain()
+		os.Exit(0)
+	}
+}
 
 // The descriptors that a monitor is born with.
 const (
@@ -43,9 +50,8 @@ type monitor struct {
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }
 
-// Main is the whole life of a monitor.
-func Main() {
-	debug.SetGCPercent(25) // it is to be small, and has little to do
+// monitorMain is the whole life of a monitor.
+func monitorMain() {
 	for fd := jobFD; fd <= attachFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -170,7 +176,9 @@ func (m *monitor) attach(s stream.Config) (err error) {
 
 // stay is all the rest of the container's life.
 func (m *monitor) stay() {
-	debug.FreeOSMemory() // what the start has used is not needed again
+	// The spec was told to the container, and is not needed again.
+	m.Container = container.Config{}
+	time.AfterFunc(settled, settle)
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
@@ -195,6 +203,16 @@ func (m *monitor) stay() {
 		syscall.Exec("/proc/self/exe", m.Remove, nil)
 	default: // the client that started the container does it, in less time
 	}
+}
+
+// settled is after what time a container is taken to be there to stay.
+const settled = time.Second
+
+// settle makes the monitor as small as it can be: what the start has used is not needed again, and there is little to do.
+func settle() {
+	debug.SetGCPercent(25)
+	debug.FreeOSMemory()
+	pages.ForgetProgram()
 }
 
 // exitCode is the status that a shell would show.

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/moby/sys/reexec"
 	"golang.org/x/sys/unix"
 
 	mount "github.com/nslab/nslab/labs/02-mount"
@@ -22,12 +21,17 @@ import (
 // initEntry is the argv[0] of nslab as the init of a container, which Docker used to call dockerinit.
 const initEntry = "nslab-init"
 
+// init takes over a process that is to be an init, before the packages are initialised that it has nothing to do with (Go
+// does that in the order of their paths).
 func init() {
-	reexec.Register(initEntry, initMain)
-	if os.Args[0] == initEntry {
+	switch os.Args[0] {
+	case initEntry:
 		// Namespaces, capabilities and seccomp filters belong to a thread. So everything is done on one, and that one
 		// calls execve: the kernel ends all others, and what is left is what this thread has become.
 		runtime.LockOSThread()
+		initMain()
+	case superviseEntry:
+		superviseMain()
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"unsafe"
 
-	"github.com/moby/sys/reexec"
 	"golang.org/x/sys/unix"
 
 	pid "github.com/nslab/nslab/labs/01-pid"
@@ -256,8 +255,6 @@ func places(program string, env []string) []string {
 
 // superviseEntry is nslab as PID 1 of a container that was asked for with --init.
 const superviseEntry = "nslab-supervise"
-
-func init() { reexec.Register(superviseEntry, superviseMain) }
 
 // supervise executes nslab once more, to be PID 1 for the program's sake. A new execution, since up to here only this thread
 // has given up its rights.
