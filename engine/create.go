@@ -100,10 +100,22 @@ func (c *Container) check(img *image.Image) error {
 	if !slices.Contains([]unionfs.Driver{unionfs.Overlay, unionfs.Aufs, unionfs.AufsFUSE}, c.Driver) {
 		return &InputError{What: "driver", Value: h.Driver, Err: unionfs.ErrUnknownDriver}
 	}
+	if err := checkPlatform(h.Platform, img); err != nil {
+		return err
+	}
 	if err := h.check(); err != nil {
 		return err
 	}
 	return volumes.Check(h.Mounts)
+}
+
+// checkPlatform refuses an image that is for another platform than was asked for: os[/architecture[/variant]].
+func checkPlatform(want string, img *image.Image) error {
+	has := path.Join(img.Config.OS, img.Config.Architecture, img.Config.Variant)
+	if want == "" || has == want || strings.HasPrefix(has, want+"/") {
+		return nil
+	}
+	return &InputError{What: "platform", Value: want, Err: fmt.Errorf("the image is for %s", has)}
 }
 
 // defaults fills in what is Docker's where the user says nothing.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/nslab/nslab/course"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	security "github.com/nslab/nslab/labs/10-security"
 )
@@ -34,7 +35,7 @@ func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 			NoNewPrivileges: h.noNewPrivileges(), Rlimits: rlimits(h.Ulimits),
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: cgroupsPath(h.CgroupParent, c.ID), Sysctl: h.Sysctls,
+			CgroupsPath: c.cgroupsPath(), Sysctl: h.Sysctls,
 			MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths,
 		},
 	}
@@ -54,15 +55,21 @@ func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 	return s, nil
 }
 
-// cgroupsPath names the container's group after its id, so that whoever knows the id can find and remove it. It goes below
-// the root of each hierarchy: below our own group it would end with our session.
-func cgroupsPath(parent, id string) string {
-	name := "nslab-" + id
+// cgroupsPath names the container's group after its id, so that whoever knows the id can find and remove it; and after the run
+// root, unless that is the usual one, since groups are the machine's and not the run root's. It goes below the root of each
+// hierarchy: below our own group it would end with our session.
+func (c *Container) cgroupsPath() string {
+	name := "nslab-" + c.ID
+	if c.engine.RunRoot != usualRunRoot {
+		name = "nslab-" + course.IDPrefix(c.engine.RunRoot) + c.ID
+	}
 	if os.Geteuid() != 0 {
 		return name
 	}
-	return path.Join("/", parent, name)
+	return path.Join("/", c.HostConfig.CgroupParent, name)
 }
+
+const usualRunRoot = "/run/nslab"
 
 func rlimits(list []Ulimit) []specs.POSIXRlimit {
 	var all []specs.POSIXRlimit

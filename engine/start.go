@@ -171,7 +171,7 @@ func (c *Container) launch(ctx context.Context, job *monitor.Job, lock *os.File,
 	}
 	defer done()
 	cmd := &exec.Cmd{
-		Path: path, Args: []string{monitor.Entry}, Dir: "/", Env: small,
+		Path: path, Args: []string{monitor.Entry}, Dir: "/", Env: append([]string{"NSLAB_RUN_ROOT=" + c.engine.RunRoot}, small...), // the first tells whose it is
 		ExtraFiles:  []*os.File{theirs, lock, c.lock},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

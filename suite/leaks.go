@@ -2,6 +2,7 @@ package suite
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/course/evidence"
 	"github.com/nslab/nslab/labs"
+	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 )
 
 // Leaks tells what a script, or anything else that had this folder and this run root for its own, has left on the machine,
@@ -45,6 +47,9 @@ func Leaks(workDir, runRoot string) (leaks []string) {
 	}
 	for _, g := range groups {
 		leak("control group %s", g)
+		if err := cgroups.RemoveDir(context.Background(), g); err != nil {
+			leak("%v", err)
+		}
 	}
 	runs, _ := filepath.Glob(filepath.Join(runRoot, "labs", "*"))
 	for _, r := range runs {
