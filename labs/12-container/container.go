@@ -76,7 +76,15 @@ func Create(ctx context.Context, cfg Config) (c *Container, err error) {
 			c = nil
 		}
 	}()
-	if c.Group, err = planGroup(cfg.Spec); err != nil {
+	c.Group, err = planGroup(cfg.Spec)
+	var none *NoGroupError
+	if errors.As(err, &none) && !none.Needed {
+		if os.Geteuid() == 0 { // of an ordinary user nobody expects more
+			c.Warnings = append(c.Warnings, fmt.Sprintf("the container has no control group, so it can be neither paused nor counted: %v", err))
+		}
+		err = nil
+	}
+	if err != nil {
 		return c, err
 	}
 	// Journal, then act: whoever finds this folder after a SIGKILL knows what to look for.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	pid "github.com/nslab/nslab/labs/01-pid"
-	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	setns "github.com/nslab/nslab/labs/06-setns"
 )
 
@@ -109,25 +108,6 @@ func (n *namespaceSet) join(ctx context.Context) error {
 	}
 	runtime.KeepAlive(n)
 	return nil
-}
-
-// planGroup says which control group the container gets. Some controllers it gets whether it has limits or not: what can
-// be frozen can be killed for certain, what is counted can be shown, and a limit may come later.
-func planGroup(spec *specs.Spec) (*cgroups.Group, error) {
-	if spec.Linux.CgroupsPath == "" {
-		return nil, nil
-	}
-	s, err := cgroups.Discover()
-	if err != nil {
-		return nil, err
-	}
-	list := cgroups.Controllers(spec.Linux.Resources)
-	for _, c := range []string{"cpu", "memory", "pids", "io", "freezer", "devices", "cpuset", cgroups.Core} {
-		if _, ok := s.Find(c); ok {
-			list = append(list, c)
-		}
-	}
-	return s.Plan(spec.Linux.CgroupsPath, list...)
 }
 
 func openFolder(path string) (*os.File, error) {
