@@ -10,6 +10,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	security "github.com/nslab/nslab/labs/10-security"
 )
 
 // All lists the labs.
@@ -22,5 +23,6 @@ func All() []*course.Lab {
 		&unionfs.Lab,
 		&setns.Lab,
 		&volumes.Lab,
+		&security.Lab,
 	}
 }

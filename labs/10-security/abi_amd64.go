@@ -1,6 +1,8 @@
 package security
 
 import (
+	_ "embed"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -12,3 +14,8 @@ var abis = [...]abi{
 	{arch: specs.ArchX86, audit: unix.AUDIT_ARCH_I386, column: 1, narrow: true, muxed: true},
 	{arch: specs.ArchX32, audit: unix.AUDIT_ARCH_X86_64, column: 2, bit: 1 << 30},
 }
+
+// defaultProgram is the compiled default, see [DefaultFilter]. It is written by go test -run TestDefaultFilter -update.
+//
+//go:embed default_amd64.bpf
+var defaultProgram string

@@ -7,3 +7,5 @@ var (
 	abis  [0]abi
 	calls [0]call
 )
+
+const defaultProgram = ""

@@ -27,11 +27,25 @@ type call struct {
 	numbers [len(abis)]int32
 }
 
+// native tells whether the machine's own ABI has the call.
+func (c call) native() bool {
+	n := c.numbers[:]
+	return len(n) > 0 && n[0] >= 0
+}
+
 // rule is what the profile says of a call: under these conditions, all of them, this is the answer.
 type rule struct {
-	number     uint32
-	conditions []specs.LinuxSeccompArg
-	answer     uint32 // SECCOMP_RET_*, with its data
+	number uint32
+	answer uint32 // SECCOMP_RET_*, with its data
+	given  uint32 // which of the conditions in a rulebook; 0 for none
+}
+
+// rulebook is a profile in numbers. It is made at every start of a container, so it is kept small: what takes the time
+// is not to compute it, but to touch fresh memory.
+type rulebook struct {
+	conditions [][]specs.LinuxSeccompArg // the first is empty
+	rules      [][]rule                  // for each ABI; sorted by number, those for one call in the order of the profile
+	newest     []int64                   // for each ABI the greatest number that the profile names at all, -1 for none
 }
 
 // Compile makes the kernel's program of a profile.
@@ -43,10 +57,10 @@ type rule struct {
 // them: a C library that tries a new call falls back to an old one on ENOSYS, and gives up on EPERM.
 func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	if len(abis) == 0 {
-		return nil, &ProfileError{What: "compile", Err: fmt.Errorf("%w architecture", ErrUnknown)}
+		return nil, &ProfileError{Part: "compile", Err: fmt.Errorf("%w architecture", ErrUnknown)}
 	}
 	if s.ListenerPath != "" {
-		return nil, &ProfileError{What: "listenerPath", Name: s.ListenerPath, Err: errNotify}
+		return nil, &ProfileError{Part: "listenerPath", Name: s.ListenerPath, Err: errNotify}
 	}
 	flags, err := compileFlags(s.Flags)
 	if err != nil {
@@ -60,7 +74,7 @@ func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, newest, err := sortRules(s.Syscalls, fallback, chosen)
+	book, err := readRules(s.Syscalls, fallback, chosen)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +83,8 @@ func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	case specs.ActAllow, specs.ActLog, specs.ActTrace: // a tracer knows better what a new call is
 		beyond = fallback
 	}
-	p := &program{fallback: fallback, beyond: beyond}
-	code, err := p.write(chosen, rules, newest)
+	p := &program{rulebook: book, fallback: fallback, beyond: beyond}
+	code, err := p.write(chosen)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +101,7 @@ func compileFlags(list []specs.LinuxSeccompFlag) (uint32, error) {
 	for _, name := range list {
 		i := slices.IndexFunc(filterFlags[:], func(f filterFlag) bool { return f.name == string(name) })
 		if i < 0 {
-			return 0, &ProfileError{What: "flag", Name: string(name), Err: ErrUnknown}
+			return 0, &ProfileError{Part: "flag", Name: string(name), Err: ErrUnknown}
 		}
 		flags |= filterFlags[i].flag
 	}
@@ -99,7 +113,7 @@ func compileFlags(list []specs.LinuxSeccompFlag) (uint32, error) {
 func chooseABIs(list []specs.Arch) ([]abi, error) {
 	for _, a := range list {
 		if !strings.HasPrefix(string(a), "SCMP_ARCH_") {
-			return nil, &ProfileError{What: "architecture", Name: string(a), Err: ErrUnknown}
+			return nil, &ProfileError{Part: "architecture", Name: string(a), Err: ErrUnknown}
 		}
 	}
 	var chosen []abi
@@ -119,7 +133,7 @@ func answer(action specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	data := uint32(unix.EPERM)
 	if errno != nil {
 		if *errno > 4095 { // MAX_ERRNO: the kernel would cut it without a word
-			return 0, &ProfileError{What: "errnoRet", Name: fmt.Sprint(*errno), Err: unix.ERANGE}
+			return 0, &ProfileError{Part: "errnoRet", Name: fmt.Sprint(*errno), Err: unix.ERANGE}
 		}
 		data = uint32(*errno)
 	}
@@ -139,54 +153,85 @@ func answer(action specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	case specs.ActLog:
 		return unix.SECCOMP_RET_LOG, nil
 	case specs.ActNotify:
-		return 0, &ProfileError{What: "action", Name: string(action), Err: errNotify}
+		return 0, &ProfileError{Part: "action", Name: string(action), Err: errNotify}
 	}
-	return 0, &ProfileError{What: "action", Name: string(action), Err: ErrUnknown}
+	return 0, &ProfileError{Part: "action", Name: string(action), Err: ErrUnknown}
 }
 
-// sortRules turns names into numbers: for each ABI the rules by number, those for one call in the order of the profile.
-// newest is the greatest number that the profile names at all, -1 for none.
-func sortRules(list []specs.LinuxSyscall, fallback uint32, chosen []abi) (rules [][]rule, newest []int64, err error) {
-	rules, newest = make([][]rule, len(chosen)), slices.Repeat([]int64{-1}, len(chosen))
-	for i := range rules {
-		rules[i] = make([]rule, 0, len(calls))
+// readRules turns names into numbers.
+func readRules(list []specs.LinuxSyscall, fallback uint32, chosen []abi) (*rulebook, error) {
+	r := &rulebook{
+		conditions: make([][]specs.LinuxSeccompArg, 1), rules: make([][]rule, len(chosen)),
+		newest: slices.Repeat([]int64{-1}, len(chosen)),
+	}
+	for i := range r.rules {
+		r.rules[i] = make([]rule, 0, len(calls))
 	}
 	for _, entry := range list {
-		ret, err := answer(entry.Action, entry.ErrnoRet)
-		if err != nil {
-			return nil, nil, err
+		if err := r.read(entry, fallback, chosen); err != nil {
+			return nil, err
 		}
-		sets, err := conditionSets(entry.Args)
-		if err != nil {
-			return nil, nil, err
-		}
-		if ret == fallback {
-			sets = nil // happens anyhow; but the names are known
-		}
-		for _, name := range entry.Names {
-			at, ok := slices.BinarySearchFunc(calls[:], name, func(c call, n string) int { return strings.Compare(c.name, n) })
-			for i, a := range chosen {
-				if ok && calls[at].numbers[a.column] >= 0 {
-					number := uint32(calls[at].numbers[a.column]) | a.bit
-					newest[i] = max(newest[i], int64(number))
-					for _, conditions := range sets {
-						rules[i] = append(rules[i], rule{number, conditions, ret})
+	}
+	for i := range r.rules {
+		r.rules[i] = sorted(r.rules[i])
+	}
+	return r, nil
+}
+
+// read enters one entry of the profile.
+func (r *rulebook) read(entry specs.LinuxSyscall, fallback uint32, chosen []abi) error {
+	ret, err := answer(entry.Action, entry.ErrnoRet)
+	if err != nil {
+		return err
+	}
+	sets, err := conditionSets(entry.Args)
+	if err != nil {
+		return err
+	}
+	first := uint32(0)
+	if len(entry.Args) > 0 {
+		first = uint32(len(r.conditions))
+		r.conditions = append(r.conditions, sets...)
+	}
+	counts := ret != fallback // else it happens anyhow; but the names are known
+	at := 0
+	for _, name := range entry.Names {
+		var ok bool
+		at, ok = find(name, at)
+		for i, a := range chosen {
+			if ok && calls[at].numbers[a.column] >= 0 {
+				number := uint32(calls[at].numbers[a.column]) | a.bit
+				r.newest[i] = max(r.newest[i], int64(number))
+				for j := range uint32(len(sets)) {
+					if counts {
+						r.rules[i] = append(r.rules[i], rule{number, ret, first + j})
 					}
 				}
-				if number, conditions, ok := parcel(name, entry); ok && a.muxed && ret != fallback {
-					rules[i] = append(rules[i], rule{number, conditions, ret})
+			}
+			if a.muxed && counts {
+				if number, condition, ok := parcel(name, entry); ok {
+					r.rules[i] = append(r.rules[i], rule{number, ret, uint32(len(r.conditions))})
+					r.conditions = append(r.conditions, []specs.LinuxSeccompArg{condition})
 				}
 			}
 		}
 	}
-	for i := range rules {
-		rules[i] = sorted(rules[i])
+	return nil
+}
+
+// find looks a call up in the table, or says where it would be. Profiles are mostly sorted as the table is, so the next
+// name is likely to be a few lines behind the last, which stood at this place.
+func find(name string, last int) (at int, ok bool) {
+	for i := last; i < min(last+8, len(calls)); i++ {
+		if calls[i].name == name {
+			return i, true
+		}
 	}
-	return rules, newest, nil
+	return slices.BinarySearchFunc(calls[:], name, func(c call, n string) int { return strings.Compare(c.name, n) })
 }
 
 // sorted sorts rules by number, those for one call as they came. To sort plain numbers takes a tenth of the time that a
-// comparing function does, and this is on the way of every start.
+// comparing function does.
 func sorted(rules []rule) []rule {
 	keys := make([]uint64, len(rules))
 	for i, r := range rules {
@@ -207,10 +252,10 @@ func conditionSets(args []specs.LinuxSeccompArg) ([][]specs.LinuxSeccompArg, err
 	twice := false
 	for _, a := range args {
 		if a.Index > 5 {
-			return nil, &ProfileError{What: "argument", Name: fmt.Sprint(a.Index), Err: unix.ERANGE}
+			return nil, &ProfileError{Part: "argument", Name: fmt.Sprint(a.Index), Err: unix.ERANGE}
 		}
 		if !slices.Contains(operators, a.Op) {
-			return nil, &ProfileError{What: "operator", Name: string(a.Op), Err: ErrUnknown}
+			return nil, &ProfileError{Part: "operator", Name: string(a.Op), Err: ErrUnknown}
 		}
 		twice = twice || seen[a.Index]
 		seen[a.Index] = true

@@ -3,10 +3,13 @@
 package security
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -58,13 +61,13 @@ type reading struct {
 	narrow  bool
 }
 
-func read(s *specs.LinuxSeccomp, a abi) *reading {
+func readProfile(s *specs.LinuxSeccomp, a abi) *reading {
 	r := &reading{s: s, entries: map[uint32][]specs.LinuxSyscall{}, newest: -1, narrow: a.narrow}
 	for _, e := range s.Syscalls {
 		for _, name := range e.Names {
-			if number, conditions, ok := parcel(name, e); ok && a.muxed {
+			if number, condition, ok := parcel(name, e); ok && a.muxed {
 				p := e
-				p.Args = conditions
+				p.Args = []specs.LinuxSeccompArg{condition}
 				r.entries[number] = append(r.entries[number], p)
 			}
 			for _, c := range calls {
@@ -146,7 +149,7 @@ func compareAll(t *testing.T, s *specs.LinuxSeccomp) {
 	}
 	m := newMachine(t, f)
 	for i, a := range abis {
-		r := read(s, a)
+		r := readProfile(s, a)
 		check := func(number uint32, args [6]uint64) {
 			want := uint32(unix.SECCOMP_RET_KILL_PROCESS)
 			if i == 0 || slices.Contains(s.Architectures, a.arch) {
@@ -179,6 +182,43 @@ func TestDefaultProfile(t *testing.T) {
 			t.Fatal(err)
 		}
 		compareAll(t, s)
+	}
+}
+
+// TestDefaultFilter holds what is on the shelf against a fresh compilation, for every capability that may be there or not.
+func TestDefaultFilter(t *testing.T) {
+	sets := [][]string{nil, DefaultCapabilities(), KnownCapabilities(), {"CAP_SYS_CHROOT"}}
+	for _, c := range KnownCapabilities() {
+		with := DefaultCapabilities()
+		if i := slices.Index(with, c); i >= 0 {
+			with = slices.Delete(with, i, i+1)
+		} else {
+			with = append(with, c)
+		}
+		sets = append(sets, with)
+	}
+	for _, caps := range sets {
+		s, err := DefaultProfile(caps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update && runtime.GOARCH == "amd64" && slices.Equal(caps, DefaultCapabilities()) {
+			if err := os.WriteFile("default_amd64.bpf", want.Program, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			t.Skip("written; it is in the next build")
+		}
+		got, err := DefaultFilter(caps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Flags != want.Flags || !bytes.Equal(got.Program, want.Program) {
+			t.Errorf("DefaultFilter(%v) is not what compiling gives", caps)
+		}
 	}
 }
 
@@ -379,6 +419,15 @@ func TestProfileNames(t *testing.T) {
 	t.Logf("%d names are unknown here: %v", len(unknown), unknown)
 	if len(unknown) > 20 {
 		t.Errorf("%d names of Docker's profile are unknown; want few: those of other architectures", len(unknown))
+	}
+}
+
+func BenchmarkDefaultFilter(b *testing.B) {
+	caps := DefaultCapabilities()
+	for b.Loop() {
+		if _, err := DefaultFilter(caps); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -158,7 +158,7 @@ func loadDevices(ctx context.Context, code []instruction) (fd int, err error) {
 			return err
 		})
 	if err != nil {
-		return -1, &Error{Op: "bpf", What: "BPF_PROG_LOAD", Err: err}
+		return -1, &Error{Op: "bpf", What: fmt.Sprintf("BPF_PROG_LOAD (%d instructions)", len(code)), Err: err}
 	}
 	return fd, nil
 }

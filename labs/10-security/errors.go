@@ -40,16 +40,16 @@ func (e *CapabilityError) Unwrap() error { return e.Err }
 
 // ProfileError is a part of a seccomp profile that makes no sense.
 type ProfileError struct {
-	What string // "action", "operator", "architecture"
+	Part string // "action", "operator", "architecture"
 	Name string // what it says
 	Err  error
 }
 
 func (e *ProfileError) Error() string {
 	if e.Name == "" {
-		return fmt.Sprintf("10-security: seccomp profile: %s: %s", e.What, e.Err)
+		return fmt.Sprintf("10-security: seccomp profile: %s: %s", e.Part, e.Err)
 	}
-	return fmt.Sprintf("10-security: seccomp profile: %s %q: %s", e.What, e.Name, e.Err)
+	return fmt.Sprintf("10-security: seccomp profile: %s %q: %s", e.Part, e.Name, e.Err)
 }
 
 func (e *ProfileError) Unwrap() error { return e.Err }

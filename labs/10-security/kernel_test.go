@@ -49,10 +49,10 @@ func status(t *testing.T, field string) string {
 	if err != nil {
 		t.Error(err)
 	}
-	return find(string(data), field)
+	return fieldOf(string(data), field)
 }
 
-func find(text, field string) string {
+func fieldOf(text, field string) string {
 	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(line, field+":"); ok {
 			return strings.TrimSpace(v)
@@ -305,7 +305,7 @@ func TestExecConfined(t *testing.T) {
 				"CapEff": want, "CapBnd": "0000000000002001", "NoNewPrivs": n, "Seccomp": "2", "Seccomp_filters": "1",
 				"Uid": strings.TrimSpace(strings.Repeat(fmt.Sprintf("%d\t", uid), 4)),
 			} {
-				if got := find(out, field); got != want {
+				if got := fieldOf(out, field); got != want {
 					t.Errorf("no_new_privs %v, user %d: %s is %s; want %s", nnp, uid, field, got, want)
 				}
 			}

@@ -12,16 +12,16 @@ const (
 // parcel is how a rule for a call looks where it is one of many under another number: that of the other call, and which
 // first argument means this one. What the real arguments are a filter can't see, as they lie in memory. So a rule with
 // conditions is taken without them where it refuses, and not at all where it allows.
-func parcel(name string, entry specs.LinuxSyscall) (number uint32, conditions []specs.LinuxSeccompArg, ok bool) {
+func parcel(name string, entry specs.LinuxSyscall) (number uint32, condition specs.LinuxSeccompArg, ok bool) {
 	if len(entry.Args) > 0 && (entry.Action == specs.ActAllow || entry.Action == specs.ActLog || entry.Action == specs.ActTrace) {
-		return 0, nil, false
+		return 0, condition, false
 	}
 	number, which := parcelOf(name)
-	condition := specs.LinuxSeccompArg{Op: specs.OpEqualTo, Value: which}
+	condition = specs.LinuxSeccompArg{Op: specs.OpEqualTo, Value: which}
 	if number == i386IPC { // which takes a version in the upper bits
 		condition = specs.LinuxSeccompArg{Op: specs.OpMaskedEqual, Value: 0xffff, ValueTwo: which}
 	}
-	return number, []specs.LinuxSeccompArg{condition}, number != 0
+	return number, condition, number != 0
 }
 
 // parcelOf is a switch and not a map, as a map would be filled at every start. See socketcall(2), ipc(2), and

@@ -15,7 +15,7 @@ import (
 func DefaultProfile(capabilities []string) (*specs.LinuxSeccomp, error) {
 	p, err := seccomp.GetDefaultProfile(specFor(capabilities))
 	if err != nil {
-		return nil, &ProfileError{What: "read Docker's default", Err: err}
+		return nil, &ProfileError{Part: "read Docker's default", Err: err}
 	}
 	return p, nil
 }
@@ -26,17 +26,17 @@ func ParseProfile(data []byte, capabilities []string) (*specs.LinuxSeccomp, erro
 	// The library does not expect an empty rule, and takes a file that says nothing for the wish to have no filter.
 	var whole seccomp.Seccomp
 	if err := json.Unmarshal(data, &whole); err != nil {
-		return nil, &ProfileError{What: "parse", Err: err}
+		return nil, &ProfileError{Part: "parse", Err: err}
 	}
 	if slices.Contains(whole.Syscalls, nil) {
-		return nil, &ProfileError{What: "parse", Err: errors.New("a rule is null")}
+		return nil, &ProfileError{Part: "parse", Err: errors.New("a rule is null")}
 	}
 	p, err := seccomp.LoadProfile(string(data), specFor(capabilities))
 	if err != nil {
-		return nil, &ProfileError{What: "parse", Err: err}
+		return nil, &ProfileError{Part: "parse", Err: err}
 	}
 	if p == nil || p.DefaultAction == "" {
-		return nil, &ProfileError{What: "parse", Err: errors.New("no defaultAction")}
+		return nil, &ProfileError{Part: "parse", Err: errors.New("no defaultAction")}
 	}
 	if _, err := Compile(p); err != nil {
 		return nil, err

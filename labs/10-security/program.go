@@ -18,6 +18,8 @@ import (
 // it takes nine. Since Linux 5.11 it matters less: for each call that is allowed whatever its arguments are, the kernel
 // finds that out once, when the filter is loaded, and does not run the program for it again.
 type program struct {
+	*rulebook
+	rules    []rule // of the ABI that is written
 	code     []unix.SockFilter
 	fallback uint32
 	beyond   uint32         // the answer to calls newer than the profile
@@ -34,12 +36,13 @@ const (
 )
 
 // write writes the whole program. The first ABI is the machine's own.
-func (p *program) write(chosen []abi, rules [][]rule, newest []int64) ([]byte, error) {
+func (p *program) write(chosen []abi) ([]byte, error) {
 	p.returns = map[uint32]int{}
+	p.code = make([]unix.SockFilter, 0, 1024)
 	entries := make([]int, len(chosen))
 	for i := len(chosen) - 1; i >= 0; i-- {
-		p.narrow = chosen[i].narrow
-		entries[i] = p.search(p.ranges(chosen[i], rules[i], newest[i]))
+		p.narrow, p.rules = chosen[i].narrow, p.rulebook.rules[i]
+		entries[i] = p.search(p.ranges(chosen[i].bit, p.newest[i]))
 	}
 	// A call by another ABI is an attack, or a program that can't work here.
 	next := p.answer(unix.SECCOMP_RET_KILL_PROCESS)
@@ -53,7 +56,7 @@ func (p *program) write(chosen []abi, rules [][]rule, newest []int64) ([]byte, e
 	}
 	p.load(archAt)
 	if len(p.code) > longest {
-		return nil, &ProfileError{What: "compile", Err: fmt.Errorf("%d instructions, the kernel takes %d", len(p.code), longest)}
+		return nil, &ProfileError{Part: "compile", Err: fmt.Errorf("%d instructions, the kernel takes %d", len(p.code), longest)}
 	}
 	slices.Reverse(p.code)
 	return raw(p.code), nil
@@ -78,35 +81,39 @@ func (p *program) start(a abi, chosen []abi, entries []int, foreign int) int {
 
 // span is a range of numbers that are answered alike: from first up to the next span.
 type span struct {
-	first uint32
-	rules []rule // empty: the answer is fixed
-	fixed uint32
+	first    uint32
+	fixed    uint32 // the answer, if there are no rules
+	from, to uint32 // which rules
 }
 
-// ranges cuts all numbers into spans. The rules come sorted.
-func (p *program) ranges(a abi, rules []rule, newest int64) []span {
-	spans := []span{{first: a.bit, fixed: p.fallback}}
+// ranges cuts all numbers from the first one on into spans.
+func (p *program) ranges(first uint32, newest int64) []span {
+	spans := make([]span, 1, 400)
+	spans[0] = span{first: first, fixed: p.fallback}
 	add := func(s span) {
 		if last := len(spans) - 1; spans[last].first == s.first {
 			spans = spans[:last] // was empty
 		}
-		if n := len(spans); n > 0 && len(s.rules)+len(spans[n-1].rules) == 0 && s.fixed == spans[n-1].fixed {
+		if n := len(spans); n > 0 && s.from == s.to && spans[n-1].from == spans[n-1].to && s.fixed == spans[n-1].fixed {
 			return // goes on
 		}
 		spans = append(spans, s)
 	}
-	for len(rules) > 0 {
-		n := 1
-		for n < len(rules) && rules[n].number == rules[0].number {
-			n++
+	for from := 0; from < len(p.rules); {
+		s := span{first: p.rules[from].number, from: uint32(from)}
+		to, always := from, false
+		for ; to < len(p.rules) && p.rules[to].number == s.first; to++ {
+			if r := p.rules[to]; r.given == 0 && !always {
+				s.fixed, always = r.answer, true
+			}
 		}
-		s := span{first: rules[0].number, rules: rules[:n]}
-		if i := slices.IndexFunc(s.rules, func(r rule) bool { return len(r.conditions) == 0 }); i >= 0 {
-			s.fixed, s.rules = s.rules[i].answer, nil
+		s.to = uint32(to)
+		if always {
+			s.from = s.to
 		}
 		add(s)
 		add(span{first: s.first + 1, fixed: p.fallback})
-		rules = rules[n:]
+		from = to
 	}
 	if newest >= 0 {
 		add(span{first: uint32(newest) + 1, fixed: p.beyond})
@@ -117,10 +124,10 @@ func (p *program) ranges(a abi, rules []rule, newest int64) []span {
 // search writes the binary search over spans, and returns where it begins.
 func (p *program) search(spans []span) int {
 	if len(spans) == 1 {
-		if len(spans[0].rules) == 0 {
-			return p.answer(spans[0].fixed)
+		if s := spans[0]; s.from != s.to {
+			return p.conditional(p.rules[s.from:s.to])
 		}
-		return p.conditional(spans[0].rules)
+		return p.answer(spans[0].fixed)
 	}
 	middle := len(spans) / 2
 	right := p.search(spans[middle:])
@@ -133,7 +140,7 @@ func (p *program) conditional(rules []rule) int {
 	next := p.answer(p.fallback)
 	for _, r := range slices.Backward(rules) {
 		yes := p.answer(r.answer)
-		for _, c := range slices.Backward(r.conditions) {
+		for _, c := range slices.Backward(p.conditions[r.given]) {
 			yes = p.condition(c, yes, next)
 		}
 		next = yes
