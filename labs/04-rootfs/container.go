@@ -263,7 +263,8 @@ func (t *Tree) bindDevice(ctx context.Context, d specs.LinuxDevice) error {
 		return err
 	}
 	defer at.Close()
-	return mount.MountAt(ctx, at, specs.Mount{Type: "bind", Source: mount.Through(host), Options: []string{"bind"}})
+	// Read-only: the device can still be written to, but its file, which is the host's, not given other rights from inside.
+	return mount.MountAt(ctx, at, specs.Mount{Type: "bind", Source: mount.Through(host), Options: []string{"bind", "ro"}})
 }
 
 // openDevice opens a device file of the host without waking its driver, and checks that it is the device meant.

@@ -496,6 +496,10 @@ func TestBindDevice(t *testing.T) {
 	if st.Rdev != unix.Mkdev(1, 3) {
 		t.Errorf("device %#x; want 1:3", st.Rdev)
 	}
+	must(t, os.WriteFile(dir+"/null", []byte("gone"), 0))
+	if err := os.Chmod(dir+"/null", 0o666); !errors.Is(err, unix.EROFS) {
+		t.Errorf("chmod of a bound device: %v; want EROFS, for it is the host's file", err)
+	}
 	null.Minor = 5
 	if err := tree.bindDevice(ctx, null); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("a /dev/null that is to be 1:5: %v; want ENODEV", err)

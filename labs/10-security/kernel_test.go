@@ -410,6 +410,9 @@ func TestMask(t *testing.T) {
 		}
 	}
 	must(t, os.WriteFile(root+"/secret", []byte("gone"), 0)) // into the null device
+	if err := os.Chmod(root+"/secret", 0o666); !errors.Is(err, unix.EROFS) {
+		t.Errorf("chmod of a masked file: %v; want EROFS, for it is the host's /dev/null", err)
+	}
 	if err := Mask(ctx, tree, []string{"/loop"}); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("a link to itself: %v; want ELOOP", err)
 	}

@@ -83,7 +83,11 @@ func (c *covers) put(ctx context.Context, at *os.File) (err error) {
 				return err
 			}
 		}
-		tree, err = mount.Clone(ctx, mount.Through(c.null), false)
+		// Read-only, which does not keep anybody from writing to a device, but from changing its file: this one is the host's,
+		// and root inside is its owner. A chmod of a masked path would lock everybody on the machine out of /dev/null.
+		if tree, err = mount.Clone(ctx, mount.Through(c.null), false); err == nil {
+			err = mount.SetAttr(ctx, tree, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, 0)
+		}
 	case c.empty == nil:
 		tree, err = mount.NewTmpfs(ctx, mount.TmpfsOptions{
 			Size: 4096, Mode: 0o755, Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
@@ -95,10 +99,13 @@ func (c *covers) put(ctx context.Context, at *os.File) (err error) {
 	default:
 		tree, err = mount.Clone(ctx, mount.Through(c.empty), false)
 	}
-	if err != nil {
+	if tree == nil {
 		return err
 	}
-	return errors.Join(mount.AttachAt(ctx, tree, at), tree.Close())
+	if err == nil {
+		err = mount.AttachAt(ctx, tree, at)
+	}
+	return errors.Join(err, tree.Close())
 }
 
 func (c *covers) close() error {
