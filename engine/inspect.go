@@ -189,7 +189,7 @@ func inWords(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 // Layers are the folders that the container's root is made of.
 func (c *Container) Layers(ctx context.Context) (unionfs.Layers, error) {
-	img, err := c.engine.images.Resolve(c.Image)
+	img, err := c.engine.images.Held(c.Image, c.ID)
 	if err != nil {
 		return unionfs.Layers{}, err
 	}

@@ -31,7 +31,7 @@ func (s *Sizer) Size(c *Container) (Size, error) {
 	}
 	below, known := s.images[c.Image]
 	if !known {
-		img, err := s.engine.images.Resolve(c.Image)
+		img, err := s.engine.images.Held(c.Image, c.ID)
 		if err == nil {
 			err = s.engine.images.Measure(img)
 		}

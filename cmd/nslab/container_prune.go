@@ -11,7 +11,6 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/engine"
-	"github.com/nslab/nslab/engine/logs"
 )
 
 func newContainerPruneCmd(g *globals) *cobra.Command {
@@ -25,15 +24,12 @@ func newContainerPruneCmd(g *globals) *cobra.Command {
 		Args:              needArgs(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keep, err := pruneFilter(f, time.Now())
+			keep, err := keptContainers(f, time.Now())
 			if err != nil {
 				return withStatus(exitFailed, err)
 			}
-			if !force {
-				yes, err := confirm(cmd, "WARNING! This will remove all stopped containers.")
-				if !yes || err != nil {
-					return err
-				}
+			if !force && !confirm(cmd, "WARNING! This will remove all stopped containers.") {
+				return nil
 			}
 			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
 				pruned, err := e.Prune(ctx, keep)
@@ -50,22 +46,18 @@ func newContainerPruneCmd(g *globals) *cobra.Command {
 	return cmd
 }
 
-// pruneFilter says which containers are to stay.
-func pruneFilter(f filter.Filters, now time.Time) (keep func(*engine.Container) bool, err error) {
+// keptContainers says which containers the filters leave alone.
+func keptContainers(f filter.Filters, now time.Time) (func(*engine.Container) bool, error) {
 	if err := f.Check("label", "label!", "until"); err != nil {
 		return nil, err
 	}
-	until := now
-	if list := f.Get("until"); len(list) > 1 {
-		return nil, &filter.Error{Key: "until", Values: list, Err: errors.New("more than one time")}
-	} else if len(list) == 1 {
-		if until, err = logs.ParseTime(list[0], now); err != nil {
-			return nil, &filter.Error{Key: "until", Values: list, Err: err}
-		}
+	until, err := untilTime(f, now)
+	if err != nil {
+		return nil, err
 	}
 	return func(c *engine.Container) bool {
 		labels := c.Config.Labels
-		return c.Created.After(until) || !f.Labels("label", labels) || f.Has("label!") && f.Labels("label!", labels)
+		return !until.IsZero() && c.Created.After(until) || !f.Labels("label", labels) || f.Has("label!") && f.Labels("label!", labels)
 	}, nil
 }
 
