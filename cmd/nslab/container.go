@@ -1,10 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/engine"
 )
 
@@ -15,22 +20,106 @@ func newContainerCmd(g *globals) *cobra.Command {
 		newContainerStartCmd,
 		newContainerExecCmd,
 		newContainerAttachCmd,
+		newContainerInspectCmd,
+		newContainerKillCmd,
+		newContainerLogsCmd,
+		newContainerLsCmd,
+		newContainerPauseCmd,
+		newContainerPortCmd,
+		newContainerPruneCmd,
+		newContainerRenameCmd,
+		newContainerRestartCmd,
+		newContainerRmCmd,
+		newContainerStatsCmd,
+		newContainerStopCmd,
+		newContainerTopCmd,
+		newContainerUnpauseCmd,
+		newContainerUpdateCmd,
+		newContainerWaitCmd,
 	)
 }
 
 // engine opens the engine at the roots of the command line.
 func (g *globals) engine() (*engine.Engine, error) { return engine.Open(g.root, g.runRoot) }
 
-// containerNames lists the containers that a shell may offer.
-func (g *globals) containerNames() []string {
+// withEngine does something with containers. A signal ends the context, so that nothing is left half done.
+func withEngine(g *globals, do func(context.Context, *engine.Engine) error) error {
 	e, err := g.engine()
 	if err != nil {
-		return nil
+		return err
 	}
-	list, _ := e.List(context.Background()) // those that can be read
-	var names []string
-	for _, c := range list {
-		names = append(names, c.Name)
+	ctx, stop := interruptible()
+	defer stop()
+	err = do(ctx, e)
+	if errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx) // some say only that they were ended, not by what
 	}
-	return names
+	return interrupted(err)
+}
+
+// atOnce bounds how many containers a command works on at a time.
+const atOnce = 50
+
+// eachContainer does the same to several containers, at once since each may take seconds, and prints what comes of it in
+// their order. All are tried; the errors come last.
+func eachContainer(w io.Writer, refs []string, do func(ref string) (string, error)) error {
+	type result struct {
+		text string
+		err  error
+	}
+	slots := make(chan struct{}, atOnce)
+	results := make([]chan result, len(refs))
+	for i, ref := range refs {
+		results[i] = make(chan result, 1)
+		go func() {
+			slots <- struct{}{}
+			text, err := do(ref)
+			results[i] <- result{text, err}
+			<-slots
+		}()
+	}
+	i := 0
+	return eachArg(refs, func(string) error {
+		r := <-results[i]
+		i++
+		if r.err != nil {
+			return r.err
+		}
+		_, err := fmt.Fprintln(w, r.text)
+		return err
+	})
+}
+
+// eachNamed is eachContainer for what only succeeds or not: the containers are printed as they were named.
+func eachNamed(cmd *cobra.Command, g *globals, refs []string, do func(ctx context.Context, e *engine.Engine, ref string) error) error {
+	return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+		return eachContainer(cmd.OutOrStdout(), refs, func(ref string) (string, error) { return ref, do(ctx, e, ref) })
+	})
+}
+
+// Which containers a command is offered for.
+func anyContainer(*engine.Container) bool       { return true }
+func runningContainer(c *engine.Container) bool { return c.State.Running }
+func pausedContainer(c *engine.Container) bool  { return c.State.Paused }
+func livelyContainer(c *engine.Container) bool  { return c.State.Running && !c.State.Paused }
+func endedContainer(c *engine.Container) bool   { return !c.State.Running }
+
+// containerNames lists the containers that a shell may offer.
+func (g *globals) containerNames() []string { return g.containersThat(anyContainer)() }
+
+// containersThat lists some of them.
+func (g *globals) containersThat(want func(*engine.Container) bool) lister {
+	return func() (names []string) {
+		e, err := engine.Open(cmp.Or(g.root, engine.DefaultRoot()), course.RunRoot(g.runRoot)) // no flag has been completed yet
+		if err != nil {
+			return nil
+		}
+		list, _ := e.List(context.Background()) // those that can be read
+		for _, c := range list {
+			if want(c) {
+				names = append(names, c.Name)
+			}
+		}
+		return names
+	}
 }

@@ -47,7 +47,9 @@ func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.C
 		return &statusError{exitEngine, oneLine(err), fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
 	})
 	for _, verb := range verbs {
-		cmd.AddCommand(verb(g))
+		c := verb(g)
+		c.DisableFlagsInUseLine = true // it says [OPTIONS], as Docker does
+		cmd.AddCommand(c)
 	}
 	return cmd
 }
@@ -59,6 +61,23 @@ func oneLine(err error) error {
 	}
 	quoted := strconv.Quote(err.Error())
 	return errors.New(quoted[1 : len(quoted)-1])
+}
+
+// errorLines takes errors apart that were joined, so that each is one line.
+func errorLines(err error) []string {
+	if s, ok := err.(*statusError); ok && s.err != nil {
+		return errorLines(s.err)
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var texts, lines []string
+		for _, part := range joined.Unwrap() {
+			texts, lines = append(texts, part.Error()), append(lines, errorLines(part)...)
+		}
+		if strings.Join(texts, "\n") == err.Error() { // no, if they are parts of a sentence
+			return lines
+		}
+	}
+	return []string{oneLine(err).Error()}
 }
 
 // needArgs wants at least min arguments, and at most max, if that is not negative.
@@ -92,31 +111,41 @@ func refuse(hint, format string, args ...any) error {
 	return &statusError{exitEngine, fmt.Errorf(format, args...), hint}
 }
 
-// withStatus gives an error an exit status, and the hint that goes with its kind, unless it has a status.
+// withStatus gives an error an exit status, unless it has one.
 func withStatus(status int, err error) error {
 	var has *statusError
 	if err == nil || errors.As(err, &has) {
 		return err
 	}
-	s := &statusError{status: status, err: err}
+	return &statusError{status: status, err: err}
+}
+
+// hintOf is the remedy that goes with an error's kind, if there is one.
+func hintOf(err error) string {
 	var flag *opts.Error
 	var key *filter.Error
 	var tmpl *format.Error
 	var input *engine.InputError
+	var state *engine.StateError
+	var ambiguous *engine.AmbiguousError
 	switch {
 	case errors.As(err, &input):
-		s.hint = input.Hint
+		return input.Hint
+	case errors.As(err, &state):
+		return state.Hint
+	case errors.As(err, &ambiguous):
+		return "give more digits, or the name"
 	case errors.As(err, &flag):
-		s.hint = flag.Hint
+		return flag.Hint
 	case errors.As(err, &key) && len(key.Known) > 0:
-		s.hint = "the keys are " + strings.Join(key.Known, ", ")
+		return "the keys are " + strings.Join(key.Known, ", ")
 	case errors.As(err, &tmpl) && len(tmpl.Fields) > 0:
-		s.hint = "the fields are " + strings.Join(tmpl.Fields, ", ")
+		return "the fields are " + strings.Join(tmpl.Fields, ", ")
 	}
-	return s
+	return ""
 }
 
-// manyErrors are those of a command that does the same to many things; main prints each on a line of its own.
+// manyErrors are those of a command that does the same to many things.
 type manyErrors []error
 
 func (m manyErrors) Error() string {

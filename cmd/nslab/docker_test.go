@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,11 +79,17 @@ func TestWithStatus(t *testing.T) {
 		{&filter.Error{Key: "x", Known: []string{"a", "b"}}, "the keys are a, b"},
 		{&format.Error{Err: errors.New("no"), Fields: []string{"ID"}}, "the fields are ID"},
 		{&engine.InputError{What: "x", Err: errors.New("no"), Hint: "try z"}, "try z"},
+		{&engine.StateError{Container: "x", Op: "y", Hint: "try a"}, "try a"},
+		{&engine.AmbiguousError{Ref: "ab", Count: 2}, "give more digits, or the name"},
 		{errors.New("plain"), ""},
 	} {
 		var s *statusError
-		if err := withStatus(42, c.err); !errors.As(err, &s) || s.status != 42 || s.hint != c.hint || err.Error() != c.err.Error() {
-			t.Errorf("withStatus(42, %v): %+v; want the hint %q", c.err, s, c.hint)
+		err := withStatus(42, c.err)
+		if !errors.As(err, &s) || s.status != 42 || err.Error() != c.err.Error() {
+			t.Errorf("withStatus(42, %v): %+v", c.err, s)
+		}
+		if hint := hintOf(err); hint != c.hint {
+			t.Errorf("hintOf(%v) = %q; want %q", c.err, hint, c.hint)
 		}
 	}
 	if err := withStatus(42, nil); err != nil {
@@ -91,6 +98,25 @@ func TestWithStatus(t *testing.T) {
 	var s *statusError
 	if err := withStatus(42, refuse("h", "x")); !errors.As(err, &s) || s.status != exitEngine || s.hint != "h" {
 		t.Errorf("of an error with a status: %+v", s)
+	}
+}
+
+func TestErrorLines(t *testing.T) {
+	a, b := errors.New("a"), errors.New("b\nc")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{a, "a"},
+		{b, `b\nc`},
+		{errors.Join(a, nil, b), `a|b\nc`},
+		{&statusError{status: 1, err: manyErrors{a, errors.Join(a, b)}}, `a|a|b\nc`},
+		{fmt.Errorf("%w: %w", a, a), "a: a"},
+		{fmt.Errorf("do: %w", errors.Join(a, a)), `do: a\na`},
+	} {
+		if got := strings.Join(errorLines(c.err), "|"); got != c.want {
+			t.Errorf("errorLines(%q) = %s; want %s", c.err, got, c.want)
+		}
 	}
 }
 

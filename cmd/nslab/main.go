@@ -65,12 +65,11 @@ func run() int {
 		}
 		status, hint = s.status, s.hint
 	}
-	var each manyErrors
-	if !errors.As(err, &each) {
-		each = manyErrors{err}
+	for _, line := range errorLines(err) {
+		fmt.Fprintln(os.Stderr, "nslab:", line)
 	}
-	for _, err := range each {
-		fmt.Fprintln(os.Stderr, "nslab:", err)
+	if hint == "" {
+		hint = hintOf(err)
 	}
 	if hint != "" {
 		fmt.Fprintln(os.Stderr, "hint:", hint)
