@@ -2,10 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
-	"runtime"
-
-	"golang.org/x/sys/unix"
 
 	mount "github.com/nslab/nslab/labs/02-mount"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
@@ -15,30 +11,21 @@ import (
 // WithUnion shows layers as one at target to f, and to nobody else: on a thread with a mount namespace of its own, which
 // ends with f. However nslab is ended meanwhile, the kernel takes the mount away with the thread.
 func WithUnion(ctx context.Context, d unionfs.Driver, l unionfs.Layers, target string, f func(*rootfs.Tree) error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- func() error {
-			// Root and working folder are shared by all threads, which the kernel does not allow across mount namespaces.
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("leave the other threads' root: %w", err)
-			}
-			if err := mount.Unshare(ctx); err != nil {
-				return err
-			}
-			if err := mount.PrivateTree(ctx, "/"); err != nil {
-				return err
-			}
-			if _, err := unionfs.Mount(unionfs.WithServerDeath(ctx), d, l, target); err != nil {
-				return err
-			}
-			tree, err := rootfs.OpenTree(ctx, target)
-			if err != nil {
-				return err
-			}
-			defer tree.Close()
-			return f(tree)
-		}()
-	}()
-	return <-done
+	return onThread(func() error {
+		if err := mount.Unshare(ctx); err != nil {
+			return err
+		}
+		if err := mount.PrivateTree(ctx, "/"); err != nil {
+			return err
+		}
+		if _, err := unionfs.Mount(unionfs.WithServerDeath(ctx), d, l, target); err != nil {
+			return err
+		}
+		tree, err := rootfs.OpenTree(ctx, target)
+		if err != nil {
+			return err
+		}
+		defer tree.Close()
+		return f(tree)
+	})
 }

@@ -57,6 +57,19 @@ func (a *attributes) size() (n int) {
 	return n
 }
 
+// withoutRights takes away what would lend rights to whoever executes the file.
+func (a *attributes) withoutRights(lost map[string]int) {
+	const setID = unix.S_ISUID | unix.S_ISGID
+	if a.mode&setID != 0 {
+		a.mode &^= setID
+		lost["set-uid"]++
+	}
+	if _, has := a.extended[capabilityXattr]; has {
+		delete(a.extended, capabilityXattr)
+		lost["capability"]++
+	}
+}
+
 // dress gives an open file its owner, mode, extended attributes and time, in this order: a new owner clears the set-uid bit
 // and the capabilities, the mode would change an access list, and all of them are changes. byPath is a descriptor that was
 // opened with O_PATH; it can be a folder, a device or a link.

@@ -193,7 +193,7 @@ func (u *unpacker) file(ctx context.Context, dir *os.File, base string, h *tar.H
 		return fmt.Errorf("more than %d bytes: %w", u.limits.Bytes, unix.EFBIG)
 	}
 	at, fd := int(dir.Fd()), -1
-	err := create(at, base, func() error {
+	err := u.create(at, base, func() error {
 		return trace.Call(ctx, 2,
 			func() string {
 				return fmt.Sprintf("openat(%d, %q, O_WRONLY|O_CREAT|O_EXCL, %#o) = %d, write %d bytes", at, base, h.Mode&0o7777, fd, h.Size)

@@ -19,7 +19,7 @@ import (
 	mount "github.com/nslab/nslab/labs/02-mount"
 )
 
-//go:embed rootfs.go change.go tree.go container.go etc.go plan.go search.go elf.go cache.go script.go busybox.go build.go unpack.go fill.go dress.go layer.go
+//go:embed rootfs.go change.go tree.go container.go etc.go plan.go search.go elf.go cache.go script.go busybox.go build.go unpack.go fill.go dress.go layer.go pack.go into.go
 //go:embed errors.go lab.go lab_build.go lab_change.go lab_image.go actors.go zh.go lesson.md lesson.zh.md
 var files embed.FS
 

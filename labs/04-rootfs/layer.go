@@ -46,7 +46,7 @@ func UnpackLayer(ctx context.Context, t *Tree, r io.Reader, m Marker, limits Lim
 	}
 	// Errors are to name what is in the layer; where it is unpacked to is nobody's interest.
 	named := &Tree{os.NewFile(uintptr(fd), "the layer")}
-	u, err = unpack(ctx, named, r, &layer{marker: m, whited: map[string]bool{}}, limits)
+	u, err = unpack(ctx, &unpacker{t: named, layer: &layer{marker: m, whited: map[string]bool{}}, limits: limits}, r)
 	return u, errors.Join(err, named.Close())
 }
 

@@ -59,11 +59,11 @@ func TheLimits() Limits {
 // Names are made by the caller's thread, one after the other, since each may depend on the one before. What goes into the
 // files is written meanwhile by others, which have nothing but the open file: half of the time is spent there.
 func Unpack(ctx context.Context, t *Tree, r io.Reader) (Unpacked, error) {
-	return unpack(ctx, t, r, nil, TheLimits())
+	return unpack(ctx, &unpacker{t: t, limits: TheLimits()}, r)
 }
 
-func unpack(ctx context.Context, t *Tree, r io.Reader, layer *layer, limits Limits) (Unpacked, error) {
-	u := &unpacker{Unpacked: Unpacked{Lost: map[string]int{}}, t: t, layer: layer, limits: limits, fill: newFiller()}
+func unpack(ctx context.Context, u *unpacker, r io.Reader) (Unpacked, error) {
+	u.Lost, u.fill = map[string]int{}, newFiller()
 	defer u.close()
 	err := u.all(ctx, r)
 	// Also after an error: whoever removes the tree must not do it under a file that is being written.
@@ -85,6 +85,7 @@ type unpacker struct {
 	Unpacked
 	t       *Tree
 	layer   *layer // nil: names that begin with .wh. are names like others
+	rules   Rules
 	limits  Limits
 	entries int
 	devices int
@@ -171,6 +172,9 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, content *tar.Reader
 	a, err := attributesOf(h)
 	if err != nil {
 		return err
+	}
+	if u.rules.NoRights && h.Typeflag != tar.TypeDir {
+		a.withoutRights(u.Lost)
 	}
 	if name == "/" {
 		if u.layer != nil && h.Typeflag == tar.TypeDir {
@@ -286,31 +290,6 @@ func (u *unpacker) notTooDeep(f *os.File) error {
 // through is the name by which an open file can be given to a call that takes names.
 func through(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// create makes something under a name that may be taken. What has it is removed, and never looked into.
-func create(at int, base string, make func() error) error {
-	err := make()
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	if err := remove(at, base); err != nil {
-		return err
-	}
-	return make()
-}
-
-func remove(at int, base string) error {
-	err := unix.Unlinkat(at, base, 0)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-		if err = unix.Unlinkat(at, base, unix.AT_REMOVEDIR); errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("a folder with files in it has this name: %w", unix.EEXIST)
-		}
-	}
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
-}
-
 // makeFolder makes a folder, or keeps one that is there. A link in its place may be on purpose (a layer that knows /bin
 // only as a folder, on one where it is a link), so it stays if it leads to a folder inside the tree.
 func (u *unpacker) makeFolder(ctx context.Context, dir *os.File, base string, hidden bool) error {
@@ -318,11 +297,17 @@ func (u *unpacker) makeFolder(ctx context.Context, dir *os.File, base string, hi
 	err := make()
 	if errors.Is(err, unix.EEXIST) {
 		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY, Resolve: inside}
+		if u.rules.KeepKinds {
+			how.Flags |= unix.O_NOFOLLOW
+		}
 		f, openErr := u.t.open(trace.Off(ctx), 0, path.Join(u.name, base), how)
 		if openErr == nil {
 			return f.Close()
 		}
-		err = create(int(dir.Fd()), base, make)
+		if u.rules.KeepKinds {
+			return ErrFileInPlace
+		}
+		err = u.create(int(dir.Fd()), base, make)
 	}
 	if err != nil || !hidden {
 		return err
@@ -341,7 +326,7 @@ func plainMkdirAt(ctx context.Context, dir *os.File, name string) error {
 func (u *unpacker) symlink(ctx context.Context, dir *os.File, base, target string, a attributes) error {
 	u.Links++
 	at := int(dir.Fd())
-	if err := create(at, base, func() error { return symlinkAt(ctx, target, dir, base) }); err != nil {
+	if err := u.create(at, base, func() error { return symlinkAt(ctx, target, dir, base) }); err != nil {
 		return err
 	}
 	defer u.close() // the folder that is open may have been reached through a link of this name
@@ -368,7 +353,7 @@ func (u *unpacker) hardLink(ctx context.Context, dir *os.File, base, target stri
 	if unix.Fstatat(to, base, &now, unix.AT_SYMLINK_NOFOLLOW) == nil && now.Dev == st.Dev && now.Ino == st.Ino {
 		return nil // it has the name already
 	}
-	return create(to, base, func() error {
+	return u.create(to, base, func() error {
 		return trace.Call(ctx, 2,
 			func() string { return fmt.Sprintf("linkat(%d, %q, %d, %q, 0)", from, oldBase, to, base) },
 			func() error { return unix.Linkat(from, oldBase, to, base, 0) })
@@ -376,6 +361,10 @@ func (u *unpacker) hardLink(ctx context.Context, dir *os.File, base, target stri
 }
 
 func (u *unpacker) node(ctx context.Context, dir *os.File, base string, h *tar.Header, a attributes) error {
+	if h.Typeflag != tar.TypeFifo && u.rules.NoDevices {
+		u.Lost["device"]++
+		return nil
+	}
 	kind := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
 	if kind != unix.S_IFIFO {
 		// The kernel has 12 bits for the major and 20 for the minor number; what is longer would become another device.
@@ -390,7 +379,7 @@ func (u *unpacker) node(ctx context.Context, dir *os.File, base string, h *tar.H
 		}
 	}
 	at := int(dir.Fd())
-	err := create(at, base, func() error {
+	err := u.create(at, base, func() error {
 		return mknodAt(ctx, dir, base, kind|a.mode&0o777, uint32(h.Devmajor), uint32(h.Devminor))
 	})
 	if errors.Is(err, unix.EPERM) {

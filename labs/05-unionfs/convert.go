@@ -74,16 +74,27 @@ func Marks(dir string, f Form) ([]Mark, error) {
 
 // scan walks through a layer, links not followed. It calls visit with each path in the layer, and the mark that it is or
 // has, if any: a whiteout, or an opaque folder.
+//
+// The layer may be that of a running container. So what vanishes meanwhile is no error, and an os.Root does the walking: a
+// folder that is exchanged for a link leads nowhere.
 func scan(dir string, f Form, visit func(path string, m *Mark, e fs.DirEntry) error) error {
-	err := filepath.WalkDir(dir, func(full string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("05-unionfs: read layer %s: %w", dir, err)
+	}
+	defer root.Close()
+	gone := func(path string, err error) bool { return path != "." && errors.Is(err, fs.ErrNotExist) }
+	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if gone(path, err) {
+			return nil
 		}
-		path, err := filepath.Rel(dir, full)
 		if err != nil {
 			return err
 		}
 		m, err := markAt(dir, path, f, e)
+		if gone(path, err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 )
 
 // WriteTar writes the layer in dir as a layer of an OCI image: its files in a tar, and its marks as empty files called
@@ -21,20 +23,35 @@ import (
 // The order is that of the names, so the same layer gives the same bytes. An opaque mark comes right after its folder,
 // since whoever unpacks must clear the folder before the files that are new in it. Sockets are left out: no tar has them.
 func WriteTar(ctx context.Context, w io.Writer, dir string, f Form) error {
+	return WriteTarExcept(ctx, w, dir, f, nil)
+}
+
+// WriteTarExcept is [WriteTar] without the files and whiteouts that except names, by their paths in the layer.
+//
+// The layer may be in use: [rootfs.Packer] says what that means, and why no link of it is ever followed.
+func WriteTarExcept(ctx context.Context, w io.Writer, dir string, f Form, except func(path string) bool) error {
 	entries, err := tarEntries(dir, f)
 	if err != nil {
 		return err
 	}
-	t := &tarWriter{Writer: tar.NewWriter(w), dir: dir, links: map[[2]uint64]string{}}
+	root, err := openPath(dir)
+	if err != nil {
+		return fmt.Errorf("05-unionfs: open layer %s: %w", dir, err)
+	}
+	defer root.Close()
+	t := rootfs.NewPacker(w)
 	for _, e := range entries {
 		if err = ctx.Err(); err != nil {
 			return err
 		}
-		if e.file == nil {
+		if except != nil && except(e.path) {
+			continue
+		}
+		if e.mark {
 			// A mark has neither owner nor time, so that equal layers have equal digests.
 			err = t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: e.name})
 		} else {
-			err = t.file(e.name, e.file)
+			err = addEntry(ctx, t, root, e)
 		}
 		if err != nil {
 			return fmt.Errorf("05-unionfs: write layer %s as a tar: %s: %w", dir, e.name, err)
@@ -46,10 +63,27 @@ func WriteTar(ctx context.Context, w io.Writer, dir string, f Form) error {
 	return nil
 }
 
-// tarEntry is a file of the layer or, without one, a mark.
+// addEntry writes a file of the layer, if it is still there.
+func addEntry(ctx context.Context, t *rootfs.Packer, root *os.File, e tarEntry) error {
+	fd, err := unix.Openat2(int(root.Fd()), e.path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil // or a folder on the way is a link by now
+	case err != nil:
+		return err
+	}
+	file := os.NewFile(uintptr(fd), e.path)
+	return errors.Join(t.Add(ctx, file, e.name), file.Close())
+}
+
+// tarEntry is a file of the layer, or a mark in it.
 type tarEntry struct {
-	name string
-	file fs.DirEntry
+	name string // in the tar
+	path string // in the layer; of a mark, what it is about
+	mark bool
 }
 
 // tarEntries lists what the tar will have, in its order. That cannot be the order on disk, where a whiteout has another
@@ -61,7 +95,7 @@ func tarEntries(dir string, f Form) ([]tarEntry, error) {
 		switch {
 		case m != nil && !m.Opaque:
 			folder, name := filepath.Split(m.Path)
-			list = append(list, tarEntry{name: folder + whPrefix + name})
+			list = append(list, tarEntry{folder + whPrefix + name, m.Path, true})
 			return nil
 		case reserved && f != AufsForm:
 			return fmt.Errorf("%s: %w", path, ErrReserved)
@@ -71,10 +105,10 @@ func tarEntries(dir string, f Form) ([]tarEntry, error) {
 			return nil
 		}
 		if path != "." { // the layer's own folder is not part of its content
-			list = append(list, tarEntry{path, e})
+			list = append(list, tarEntry{path, path, false})
 		}
 		if m != nil {
-			list = append(list, tarEntry{name: filepath.Join(path, whOpaque)})
+			list = append(list, tarEntry{filepath.Join(path, whOpaque), path, true})
 		}
 		return nil
 	})
@@ -89,89 +123,4 @@ func tarKey(name string) []string {
 		key[last] = ""
 	}
 	return key
-}
-
-type tarWriter struct {
-	*tar.Writer
-	dir   string
-	links map[[2]uint64]string // device and inode of files with several names → the first of them
-}
-
-func (t *tarWriter) file(path string, e fs.DirEntry) (err error) {
-	full := filepath.Join(t.dir, path)
-	info, err := e.Info()
-	if err != nil || info.Mode()&fs.ModeSocket != 0 {
-		return err
-	}
-	var link string
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if link, err = os.Readlink(full); err != nil {
-			return err
-		}
-	}
-	h, err := tar.FileInfoHeader(info, link)
-	if err != nil {
-		return err
-	}
-	h.Name, h.Uname, h.Gname = path, "", "" // names of users are the host's, numbers the image's
-	if info.IsDir() {
-		h.Name += "/"
-	}
-	if h.PAXRecords, err = attributes(full); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(full, &st); err != nil {
-		return err
-	}
-	if st.Nlink > 1 && info.Mode().IsRegular() {
-		key := [2]uint64{uint64(st.Dev), st.Ino}
-		if first, ok := t.links[key]; ok {
-			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
-			return t.WriteHeader(h)
-		}
-		t.links[key] = path
-	}
-	if err := t.WriteHeader(h); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	content, err := os.Open(full)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, content.Close()) }()
-	_, err = io.Copy(t, content)
-	return err
-}
-
-// attributes are the extended attributes that belong to the content: not those of overlay, nor of security modules but
-// for file capabilities.
-func attributes(path string) (map[string]string, error) {
-	size, err := unix.Llistxattr(path, nil)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil, nil
-	}
-	buf := make([]byte, size+1024)
-	if err == nil {
-		size, err = unix.Llistxattr(path, buf)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var records map[string]string
-	for _, name := range strings.Split(string(buf[:size]), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
-			continue
-		}
-		value := make([]byte, 65536) // the most that an attribute may have, xattr(7)
-		n, err := unix.Lgetxattr(path, name, value)
-		if err != nil {
-			return nil, err
-		}
-		if records == nil {
-			records = map[string]string{}
-		}
-		records["SCHILY.xattr."+name] = string(value[:n])
-	}
-	return records, nil
 }
