@@ -197,7 +197,7 @@ func sameMount(a, b *os.File) bool {
 
 // copy packs on one side and unpacks on the other.
 func (o CopyOptions) copy(ctx context.Context, from *os.File, as string, owner *[2]int, to *os.File, rules rootfs.Rules) (int64, error) {
-	return stream(
+	return piped(
 		func(w io.Writer) error {
 			p := rootfs.NewPacker(w)
 			p.Owner = owner
