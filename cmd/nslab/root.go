@@ -69,7 +69,7 @@ shows are the ones the runtime runs.`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.lang, "lang", "", "en or zh (default: from LC_ALL, LC_MESSAGES, LANG)")
-	flags.StringVar(&g.root, "root", "", "images, containers, volumes (default $NSLAB_ROOT or /var/lib/nslab)")
+	flags.StringVar(&g.root, "root", "", "what is kept (default $NSLAB_ROOT or /var/lib/nslab)")
 	flags.StringVar(&g.runRoot, "run-root", "", "run state (default $NSLAB_RUN_ROOT or /run/nslab)")
 	root.RegisterFlagCompletionFunc("lang", cobra.FixedCompletions(languages, cobra.ShellCompDirectiveNoFileComp))
 	for _, newCmd := range commands {
