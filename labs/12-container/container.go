@@ -22,8 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -61,14 +61,27 @@ type Container struct {
 
 	process *pid.Process
 	link    *link
+	order   order // what is known of it, before the rest
+	born    bool  // in its v2 group
 }
 
 // Create makes a container and leaves its init just before it executes the program. All or nothing: if anything fails, all
 // that was done is undone in reverse.
-func Create(ctx context.Context, cfg Config) (c *Container, err error) {
+func Create(ctx context.Context, cfg Config) (*Container, error) {
 	if err := check(&cfg); err != nil {
 		return nil, err
 	}
+	c, err := Begin(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Complete(ctx, cfg)
+}
+
+// Begin is the first part of [Create]: it makes the control group, and an init in its namespaces that knows nothing yet. Of
+// cfg it needs the folder and the id, and of the spec the namespaces, the group's name and which limits there will be. So
+// whoever is still finding out the rest can let the init start up in the meantime, which is most of what all this takes.
+func Begin(ctx context.Context, cfg Config) (c *Container, err error) {
 	c = &Container{State: newState(&cfg)}
 	defer func() {
 		if err != nil {
@@ -76,50 +89,80 @@ func Create(ctx context.Context, cfg Config) (c *Container, err error) {
 			c = nil
 		}
 	}()
-	c.Group, err = planGroup(cfg.Spec)
-	var none *NoGroupError
-	if errors.As(err, &none) && !none.Needed {
-		if os.Geteuid() == 0 { // of an ordinary user nobody expects more
-			c.Warnings = append(c.Warnings, fmt.Sprintf("the container has no control group, so it can be neither paused nor counted: %v", err))
-		}
-		err = nil
-	}
-	if err != nil {
+	if err := c.plan(cfg.Spec); err != nil {
 		return c, err
 	}
 	// Journal, then act: whoever finds this folder after a SIGKILL knows what to look for.
 	if err := c.save(); err != nil {
 		return c, err
 	}
-	if err := c.makeGroup(ctx, cfg.Spec); err != nil {
-		return c, err
+	// In a v2 group the init is born, so that comes first; those of v1 it enters by itself, when it is told to.
+	steps := []func(context.Context, *Config) error{c.launch, c.makeGroup}
+	if c.Group != nil && c.Group.Unified() != "" {
+		slices.Reverse(steps)
 	}
-	if cfg.Filter == nil && cfg.Spec.Linux.Seccomp != nil {
-		if cfg.Filter, err = security.Compile(cfg.Spec.Linux.Seccomp); err != nil {
+	for _, step := range steps {
+		if err := step(ctx, &cfg); err != nil {
 			return c, err
 		}
 	}
-	if err := c.launch(ctx, &cfg); err != nil {
-		return c, err
+	return c, nil
+}
+
+// Complete is the second part: it sets the limits, tells the init what to do, and waits until that is done. If it fails, what
+// Begin has made is undone, too.
+func (c *Container) Complete(ctx context.Context, cfg Config) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := check(&cfg); err != nil {
+		return err
+	}
+	c.Root, c.Notes = cfg.Spec.Root.Path, cfg.Spec.Annotations
+	if cfg.Filter == nil && cfg.Spec.Linux.Seccomp != nil {
+		if cfg.Filter, err = security.Compile(cfg.Spec.Linux.Seccomp); err != nil {
+			return err
+		}
+	}
+	if err := c.limit(ctx, cfg.Spec); err != nil {
+		return err
+	}
+	if err := c.instruct(ctx, &cfg); err != nil {
+		return err
 	}
 	if err := c.setUp(ctx, &cfg); err != nil {
-		return c, err
+		return err
 	}
 	// From here on the container is somebody's: its number is on disk, so it need not die with us any more.
 	c.Phase = PhaseCreated
-	return c, c.save()
+	return c.save()
 }
 
-// makeGroup makes the control group with its limits, before there is a process to put in: it must not run a single
-// instruction of the user's without them.
-func (c *Container) makeGroup(ctx context.Context, spec *specs.Spec) error {
+// plan decides on the control group. A container without limits does without one where none can be made.
+func (c *Container) plan(spec *specs.Spec) (err error) {
+	c.Group, err = planGroup(spec)
+	var none *NoGroupError
+	if errors.As(err, &none) && !none.Needed {
+		if os.Geteuid() == 0 { // of an ordinary user nobody expects more
+			c.Warnings = append(c.Warnings, fmt.Sprintf("the container has no control group, so it can be neither paused nor counted: %v", err))
+		}
+		return nil
+	}
+	return err
+}
+
+func (c *Container) makeGroup(ctx context.Context, _ *Config) error {
 	if c.Group == nil {
 		return nil
 	}
-	if err := c.Group.Create(ctx); err != nil {
-		return err
-	}
-	if spec.Linux.Resources == nil {
+	return c.Group.Create(ctx)
+}
+
+// limit sets the limits, before the init is in the group: it must not run a single instruction of the user's without them.
+func (c *Container) limit(ctx context.Context, spec *specs.Spec) error {
+	if c.Group == nil || spec.Linux.Resources == nil {
 		return nil
 	}
 	if err := c.Group.Set(ctx, spec.Linux.Resources); err != nil {
@@ -131,7 +174,7 @@ func (c *Container) makeGroup(ctx context.Context, spec *specs.Spec) error {
 	return security.LimitDevices(ctx, c.Group, spec.Linux.Resources.Devices)
 }
 
-// launch clones the init into its namespaces, and tells it what to do.
+// launch clones the init into its namespaces.
 func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	namespaces, err := namespacesOf(cfg.Spec)
 	if err != nil {
@@ -143,10 +186,9 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	defer theirs.Close()
-	group := c.Group
 	entry := namespaces.config
-	if group != nil && group.Unified() != "" && !cfg.Init && entry.Namespaces&cloneNewtime == 0 {
-		if entry.Cgroup, err = openFolder(group.Unified()); err != nil {
+	if c.Group != nil && c.Group.Unified() != "" && entry.Namespaces&cloneNewtime == 0 {
+		if entry.Cgroup, err = openFolder(c.Group.Unified()); err != nil {
 			return err
 		}
 		defer entry.Cgroup.Close()
@@ -158,7 +200,6 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	}
 	defer unseal()
 	cmd.Path = sealed
-	standardStreams(cmd, cfg)
 	cmd.ExtraFiles = []*os.File{theirs} // becomes descriptor 3
 	// The init needs nothing of our environment. It lives for milliseconds, with one thread that works: no time for a
 	// garbage collection, nor for more than one of what Go's runtime makes for each processor.
@@ -166,22 +207,36 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	if c.process, err = pid.Start(ctx, entry, cmd); err != nil {
 		return err
 	}
+	c.order = order{Clone: entry.Namespaces, NewCgroup: namespaces.cgroup}
+	c.born = entry.Cgroup != nil
 	c.Pid = c.process.Pid
-	if c.StartTime, err = startTime(c.Pid); err != nil {
-		return err
-	}
-	enter := group
-	if group != nil && (cfg.Init || group.Unified() != "" && entry.Cgroup == nil) {
-		// A PID 1 that stays has several threads, which go together.
-		if err := group.Add(ctx, c.Pid); err != nil {
+	c.StartTime, err = startTime(c.Pid)
+	return err
+}
+
+// instruct tells the init what to do, and gives it what is to be the program's standard input, output and error.
+func (c *Container) instruct(ctx context.Context, cfg *Config) error {
+	o := c.order
+	o.Config, o.Group, o.Hooks, o.Traced = cfg, c.Group, hasHooks(cfg.Spec.Hooks), trace.On(ctx)
+	if c.Group != nil && c.Group.Unified() != "" && !c.born {
+		if err := c.Group.Add(ctx, c.Pid); err != nil {
 			return err
 		}
-		enter = nil
+		o.Group = nil
 	}
-	return c.link.send(order{
-		Config: cfg, Group: enter, Clone: entry.Namespaces, NewCgroup: namespaces.cgroup,
-		Hooks: hasHooks(cfg.Spec.Hooks), Traced: trace.On(ctx),
-	})
+	streams := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}
+	for i, f := range streams {
+		if f != nil {
+			continue
+		}
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		streams[i] = null
+	}
+	return c.link.send(o, streams...)
 }
 
 // setUp waits until the init has arranged everything, and runs the hooks that come in between.
@@ -314,17 +369,4 @@ func check(cfg *Config) error {
 		return fmt.Errorf("12-container: root %q is not absolute", s.Root.Path)
 	}
 	return nil
-}
-
-// standardStreams hands over files. What is nil stays nil in the interface, too: os/exec opens /dev/null for it.
-func standardStreams(cmd *exec.Cmd, cfg *Config) {
-	if cfg.Stdin != nil {
-		cmd.Stdin = cfg.Stdin
-	}
-	if cfg.Stdout != nil {
-		cmd.Stdout = cfg.Stdout
-	}
-	if cfg.Stderr != nil {
-		cmd.Stderr = cfg.Stderr
-	}
 }

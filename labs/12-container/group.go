@@ -24,12 +24,12 @@ func planGroup(spec *specs.Spec) (g *cgroups.Group, why error) {
 	}
 	needed := cgroups.Controllers(spec.Linux.Resources)
 	all := needed
-	for _, c := range []string{"cpu", "memory", "pids", "io", "freezer", "devices", "cpuset", cgroups.Core} {
+	for _, c := range []string{"cpu", "memory", "pids", "io", "freezer", "devices", "cpuset"} {
 		if _, ok := s.Find(c); ok {
 			all = append(all, c)
 		}
 	}
-	for _, list := range [][]string{all, append(needed, cgroups.Core), needed} {
+	for _, list := range [][]string{all, needed} {
 		if len(list) == 0 {
 			continue
 		}

@@ -71,7 +71,7 @@ func openLink(fd int) *link {
 
 // Read is for the decoder. A descriptor that comes beside the bytes is kept.
 func (l *link) Read(p []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(4))
+	oob := make([]byte, unix.CmsgSpace(3*4))
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(int(l.f.Fd()), p, oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
@@ -103,15 +103,19 @@ func (l *link) keep(oob []byte) error {
 	return nil
 }
 
-// send writes one object, and the descriptor of a file beside it where there is one.
+// send writes one object, and the descriptors of files beside it where there are any.
 func (l *link) send(v any, files ...*os.File) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("12-container: write to the other side: %w", err)
 	}
-	var oob []byte
+	var fds []int
 	for _, f := range files {
-		oob = append(oob, unix.UnixRights(int(f.Fd()))...)
+		fds = append(fds, int(f.Fd()))
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
 	}
 	for len(data) > 0 {
 		n, err := unix.SendmsgN(int(l.f.Fd()), data, oob, nil, unix.MSG_NOSIGNAL)
