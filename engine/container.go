@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
@@ -49,8 +50,10 @@ type Container struct {
 	Record
 	State State
 
-	engine *Engine
-	lock   *os.File // held by commands that change it
+	engine   *Engine
+	lock     *os.File    // held by commands that change it
+	monitor  *launched   // while it is being started
+	outlined *specs.Spec // likewise: what the monitor was told first
 }
 
 // Dir is the container's folder on disk, RunDir the one that is gone after a reboot.

@@ -27,6 +27,9 @@ type CreateOptions struct {
 	Name       string // a random one if empty
 	Config     Config
 	HostConfig HostConfig
+
+	// It is to be started right away, with these options: what can be done for that is done meanwhile.
+	Run *StartOptions
 }
 
 // Create makes a container that can be started. All or nothing: what the user asked for is checked before anything is made,
@@ -57,6 +60,11 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	}()
 	if err := c.lockNew(ctx); err != nil {
 		return nil, err
+	}
+	if o.Run != nil {
+		if err := c.launch(ctx, o.Run.Attach); err != nil {
+			return c, err
+		}
 	}
 	// The folder comes before all else: while there is one without a record whose lock is free, its maker was killed, and
 	// the next command takes back what has the container's id on it. The record comes last.

@@ -127,7 +127,7 @@ func (c *Container) discard(ctx context.Context) error {
 	if c.lock == nil {
 		return nil // nothing was made yet
 	}
-	var errs []error
+	errs := []error{c.dismiss(ctx)}
 	names, err := os.ReadDir(c.engine.namesDir())
 	if err == nil {
 		for _, n := range names {

@@ -21,7 +21,22 @@ import (
 // From what the user asked for to what the kernel is to do: the runtime-spec is made anew at each start, since parts of it
 // are only known then, such as the number of a container whose network is to be shared.
 
-// spec translates the record.
+// outline is the part of the spec that the container's init needs to be born: namespaces, and the name and kinds of its
+// control group. It is decided once a start, since other containers whose namespaces are shared may be gone a moment later.
+func (c *Container) outline(ctx context.Context) (*specs.Spec, error) {
+	s := &specs.Spec{Version: specs.Version, Root: &specs.Root{Path: c.path(rootFolder)}, Linux: &specs.Linux{CgroupsPath: c.cgroupsPath()}}
+	var err error
+	if s.Linux.Resources, err = c.HostConfig.Resources.spec(); err != nil {
+		return nil, err
+	}
+	if err := c.specNamespaces(ctx, s); err != nil {
+		return nil, err
+	}
+	c.outlined = s
+	return s, nil
+}
+
+// spec translates the record, on top of the outline.
 func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 	h := &c.HostConfig
 	s := &specs.Spec{
@@ -37,7 +52,11 @@ func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			CgroupsPath: c.cgroupsPath(), Sysctl: h.Sysctls,
 			MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths,
+			Namespaces: c.outlined.Linux.Namespaces, UIDMappings: c.outlined.Linux.UIDMappings, GIDMappings: c.outlined.Linux.GIDMappings,
 		},
+	}
+	if h.UTSMode == "host" {
+		s.Hostname, s.Domainname = "", ""
 	}
 	if c.Config.Tty && h.ConsoleSize != [2]uint{} {
 		s.Process.ConsoleSize = &specs.Box{Height: h.ConsoleSize[0], Width: h.ConsoleSize[1]}
@@ -46,7 +65,7 @@ func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 		s.Process.OOMScoreAdj = &h.OomScoreAdj
 	}
 	for _, part := range []func(context.Context, *specs.Spec) error{
-		c.specRights, c.specDevices, c.specResources, c.specNamespaces, c.specMounts,
+		c.specRights, c.specDevices, c.specResources, c.specMounts,
 	} {
 		if err := part(ctx, s); err != nil {
 			return nil, err
@@ -146,9 +165,6 @@ func (c *Container) specNamespaces(ctx context.Context, s *specs.Spec) error {
 		case ns.mode != "host":
 			add(ns.kind, "")
 		}
-	}
-	if h.UTSMode == "host" {
-		s.Hostname, s.Domainname = "", ""
 	}
 	if os.Geteuid() != 0 {
 		add(specs.UserNamespace, "")

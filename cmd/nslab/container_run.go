@@ -63,15 +63,15 @@ func runContainer(g *globals, r *request) (err error) {
 	ctx, stop := interruptible()
 	defer stop()
 	ctx, explained := explaining(ctx, r.Explain)
-	e, c, err := createContainer(ctx, g, r)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	o := engine.StartOptions{Warn: warn}
 	if !r.Detach {
 		o.Attach = &stream.Client{Stdin: r.Config.AttachStdin, Stdout: r.Config.AttachStdout, Stderr: r.Config.AttachStderr}
 	}
+	e, c, err := createContainer(ctx, g, r, &o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	attached, err := c.Start(ctx, o)
 	explained()
 	if err != nil {
@@ -97,8 +97,8 @@ func runContainer(g *globals, r *request) (err error) {
 	return exitWith(code)
 }
 
-// createContainer makes the container, and the file that tells its id.
-func createContainer(ctx context.Context, g *globals, r *request) (*engine.Engine, *engine.Container, error) {
+// createContainer makes the container, and the file that tells its id. With start it is going to be started right away.
+func createContainer(ctx context.Context, g *globals, r *request, start *engine.StartOptions) (*engine.Engine, *engine.Container, error) {
 	e, err := g.engine()
 	if err != nil {
 		return nil, nil, withStatus(exitEngine, err)
@@ -107,7 +107,7 @@ func createContainer(ctx context.Context, g *globals, r *request) (*engine.Engin
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host})
+	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Run: start})
 	if err == nil {
 		if err = cid.write(c.ID); err != nil {
 			err = errors.Join(err, c.Discard(context.WithoutCancel(ctx)), c.Close())

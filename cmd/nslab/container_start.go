@@ -32,7 +32,7 @@ print its id. 'nslab container start' runs it.`,
 			defer stop()
 			ctx, explained := explaining(ctx, r.Explain)
 			defer explained()
-			_, c, err := createContainer(ctx, g, r)
+			_, c, err := createContainer(ctx, g, r, nil)
 			if err != nil {
 				return err
 			}

@@ -7,7 +7,7 @@
 // writes down how it ended, and ends itself. It does not live in the container's control group, so that neither the memory
 // limit nor a fork bomb takes it along.
 //
-// It is told what to do by a [Job], through a socket; what it says back are [Report]s. On disk it leaves [Run] while the
+// It is told what to do by an [Outline] and a [Job], through a socket; what it says back are [Report]s. On disk it leaves [Run] while the
 // container runs, and [Exit] when it is over. While it lives, it holds a lock: that is how others know.
 package monitor
 
@@ -32,7 +32,13 @@ const (
 	SocketFile = "attach"
 )
 
-// Job is what a monitor is told.
+// Outline is the first that a monitor is told: enough to let the container's init start up.
+type Outline struct {
+	Container container.Config // as container.Begin needs it
+	Traced    bool             // report the system calls
+}
+
+// Job is the second: all the rest.
 type Job struct {
 	Container container.Config
 	Dir       string // of the container, for ExitFile

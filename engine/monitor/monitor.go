@@ -57,26 +57,41 @@ func monitorMain() {
 	}
 	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
 	in := json.NewDecoder(m.reports)
-	if err := in.Decode(&m.Job); err != nil {
+	var outline Outline
+	if err := in.Decode(&outline); err != nil {
 		os.Exit(1) // whoever started us is gone
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() {
-		// There is nothing more to hear: this returns when the other side is closed. Until the container has started that
-		// means that nobody wants it any more, and all is undone.
-		var b [1]byte
-		m.reports.Read(b[:])
-		close(m.alone)
-		cancel(errors.New("the command that wanted the container is gone"))
-	}()
-	if m.Traced {
+	defer cancel(nil)
+	if outline.Traced {
 		ctx = trace.With(ctx, func(r trace.Record) { m.report(Report{Record: &r}) })
 	}
-	if err := m.start(ctx); err != nil {
+	var err error
+	if m.c, err = container.Begin(ctx, outline.Container); err == nil {
+		if err = in.Decode(&m.Job); err != nil {
+			err = errors.Join(errUnwanted, m.c.Abort(ctx))
+		}
+	}
+	if err == nil {
+		go m.listen(cancel)
+		err = m.start(ctx)
+	}
+	if err != nil {
 		m.report(Report{Error: asInitError(err)})
 		os.Exit(1)
 	}
 	m.stay()
+}
+
+var errUnwanted = errors.New("the command that wanted the container is gone")
+
+// listen waits until the other side is closed; there is nothing more to hear. Until the container has started that means that
+// nobody wants it any more, and all is undone.
+func (m *monitor) listen(cancel context.CancelCauseFunc) {
+	var b [1]byte
+	m.reports.Read(b[:])
+	close(m.alone)
+	cancel(errUnwanted)
 }
 
 func (m *monitor) report(r Report) {
@@ -98,16 +113,15 @@ func asInitError(err error) *container.InitError {
 
 // start makes the container and starts its program.
 func (m *monitor) start(ctx context.Context) (err error) {
-	if m.log, err = logs.Create(m.LogPath, m.Log); err != nil {
-		return err
+	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce}
+	if m.log, err = logs.Create(m.LogPath, m.Log); err == nil && !m.Tty {
+		err = m.pipes(&streams)
 	}
-	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce, Log: m.log}
-	if !m.Tty {
-		if err := m.pipes(&streams); err != nil {
-			return err
-		}
+	if err != nil {
+		return errors.Join(err, m.c.Abort(context.WithoutCancel(ctx)))
 	}
-	if m.c, err = container.Create(ctx, m.Container); err != nil {
+	streams.Log = m.log
+	if err := m.c.Complete(ctx, m.Container); err != nil {
 		return err
 	}
 	for _, w := range m.c.Warnings {

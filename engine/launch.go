@@ -1,0 +1,160 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	container "github.com/nslab/nslab/labs/12-container"
+
+	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/trace"
+)
+
+// lockMonitor takes the lock that the monitor is going to hold: it is passed on as an open file, so there is no moment in
+// which nobody has it. One that is held still belongs to the monitor of the last run, which is about to end.
+func (c *Container) lockMonitor(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return lockFile(ctx, filepath.Join(c.RunDir(), monitor.LockFile))
+}
+
+// launched is a monitor that was started, seen from here.
+type launched struct {
+	reports  *os.File
+	attached *os.File
+}
+
+func (m *launched) close() {
+	m.reports.Close()
+	if m.attached != nil {
+		m.attached.Close()
+	}
+}
+
+// small is the environment of a monitor: with one processor Go's runtime keeps one cache of memory instead of many, and
+// without a collection the start takes less time. The monitor switches it on when the container runs.
+var small = []string{"GOMAXPROCS=1", "GOGC=off"}
+
+// launch starts a monitor, and tells it as much as it needs to let the container's init start up: in a session of its own, so
+// that neither Ctrl-C nor the end of the terminal reaches it.
+func (c *Container) launch(ctx context.Context, client *stream.Client) (err error) {
+	outline, err := c.outline(ctx)
+	if err != nil {
+		return err
+	}
+	lock, err := c.lockMonitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	m := &launched{}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	m.reports = ours
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	path, done, err := container.SealedPath(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	cmd := &exec.Cmd{
+		Path: path, Args: []string{monitor.Entry}, Dir: "/",
+		Env:         append([]string{"NSLAB_RUN_ROOT=" + c.engine.RunRoot}, small...), // the first tells whose it is
+		ExtraFiles:  []*os.File{theirs, lock, c.lock},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if client != nil {
+		its, mine, err := stream.Pair()
+		if err != nil {
+			return err
+		}
+		defer its.Close()
+		m.attached = mine
+		cmd.ExtraFiles = append(cmd.ExtraFiles, its)
+	}
+	err = trace.Call(ctx, 0,
+		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },
+		cmd.Start)
+	if err != nil {
+		return fmt.Errorf("start the monitor: %w", err)
+	}
+	go cmd.Wait() // while we live, it is our child
+	c.monitor = m
+	return m.tell(&monitor.Outline{
+		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
+	})
+}
+
+// tell sends the monitor what it waits for.
+func (m *launched) tell(v any) error {
+	if err := json.NewEncoder(m.reports).Encode(v); err != nil {
+		return errors.Join(errSilent, err)
+	}
+	return nil
+}
+
+// dismiss sends a monitor away whose container is not wanted after all, and waits until it has undone what it did.
+func (c *Container) dismiss(ctx context.Context) error {
+	if c.monitor == nil {
+		return nil
+	}
+	c.monitor.close()
+	c.monitor = nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	return c.awaitMonitor(ctx)
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// errSilent is a monitor that ended without a word.
+var errSilent = errors.New("the container's monitor was killed before the container had started")
+
+// await listens until the program runs.
+func (m *launched) await(ctx context.Context, c *Container, o StartOptions) error {
+	stop := context.AfterFunc(ctx, func() { m.reports.Close() }) // the monitor notices, and undoes what it did
+	defer stop()
+	in := json.NewDecoder(m.reports)
+	for {
+		var r monitor.Report
+		if err := in.Decode(&r); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return errSilent
+		}
+		switch {
+		case r.Record != nil:
+			trace.Replay(ctx, *r.Record)
+		case r.Warning != "" && o.Warn != nil:
+			o.Warn(r.Warning)
+		case r.Error != nil:
+			return r.Error
+		case r.Started != nil:
+			c.State = State{Status: Running, Running: true, Pid: r.Started.Pid, StartedAt: r.Started.StartedAt}
+			return nil
+		}
+	}
+}
