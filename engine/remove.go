@@ -39,6 +39,19 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 	return c.remove(ctx, o.Volumes)
 }
 
+// RemoveEnded is [Engine.Remove] for an --rm container whose end the caller has just heard of from its monitor. Somebody else
+// may have removed it by now.
+func (c *Container) RemoveEnded(ctx context.Context) error {
+	if !c.engine.exists(c.ID) {
+		return nil
+	}
+	if err := c.lockNew(ctx); err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.remove(ctx, true)
+}
+
 // Discard is [Engine.Remove] for a container that the caller has locked, and that does not run.
 func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, true) }
 

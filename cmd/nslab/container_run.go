@@ -90,7 +90,7 @@ func runContainer(g *globals, r *request) (err error) {
 		return err
 	}
 	if r.Host.AutoRemove {
-		if err := e.Remove(context.Background(), c.ID, engine.RemoveOptions{Volumes: true}); err != nil && !isMissing(err) {
+		if err := c.RemoveEnded(context.Background()); err != nil {
 			return err
 		}
 	}
@@ -184,11 +184,6 @@ func startStatus(err error) error {
 		return &statusError{status: s.Code, err: s.Err}
 	}
 	return withStatus(exitEngine, err)
-}
-
-func isMissing(err error) bool {
-	var missing *engine.NotFoundError
-	return errors.As(err, &missing)
 }
 
 // dial connects to the monitor of a container that runs.

@@ -153,7 +153,7 @@ func stayToTheEnd(e *engine.Engine, c *engine.Container, attached *engine.Attach
 		return err
 	}
 	if c.HostConfig.AutoRemove {
-		if err := e.Remove(context.Background(), c.ID, engine.RemoveOptions{Volumes: true}); err != nil && !isMissing(err) {
+		if err := c.RemoveEnded(context.Background()); err != nil {
 			return err
 		}
 	}

@@ -8,35 +8,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	mount "github.com/nslab/nslab/labs/02-mount"
+	"github.com/nslab/nslab/sealed"
+	"github.com/nslab/nslab/trace"
 )
 
-// Seal returns an open file through which nslab can execute itself so that nobody can ever write to it: nil where it was
-// started in that way already. Use it as /proc/<our pid>/fd/<number>.
-//
-// A container that is asked to run /proc/self/exe runs nslab's own file, and may keep a descriptor of it. As soon as the
-// last process that executes it has ended, root inside could open that for writing and replace the host's nslab
-// (CVE-2019-5736). The remedy is to execute the file through a mount that is read-only and that no path leads to: whoever
-// gets at the file from inside gets it through that mount. This costs two system calls; runc used to copy itself into memory
-// at every start.
+// Seal returns an open file through which nslab can execute itself so that nobody can ever write to it (CVE-2019-5736, see
+// package sealed): nil where it was started in that way already. Use it as /proc/<our pid>/fd/<number>.
 func Seal(ctx context.Context) (*os.File, error) {
-	const self = "/proc/self/exe"
-	var fs unix.Statfs_t
-	if err := unix.Statfs(self, &fs); err != nil {
+	already, err := sealed.Already()
+	if err != nil {
 		return nil, fmt.Errorf("12-container: look at nslab's own file: %w", err)
 	}
-	if fs.Flags&unix.ST_RDONLY != 0 {
+	if already {
 		return nil, nil
 	}
-	tree, err := mount.Clone(ctx, self, false)
+	fd := -1
+	err = trace.Call(ctx, 0,
+		func() string {
+			return fmt.Sprintf("open_tree(AT_FDCWD, %q, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC) = %d", sealed.Self, fd)
+		},
+		func() (err error) { fd, err = sealed.Clone(); return err })
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		return sealedCopy(self) // an ordinary user may not clone mounts
+		return sealedCopy(sealed.Self) // an ordinary user may not clone mounts
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("12-container: clone the mount of nslab's own file: %w", err)
 	}
-	if err := mount.SetAttr(ctx, tree, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0); err != nil {
-		return nil, errors.Join(err, tree.Close())
+	tree := os.NewFile(uintptr(fd), sealed.Self)
+	err = trace.Call(ctx, 0,
+		func() string {
+			return fmt.Sprintf(`mount_setattr(%d, "", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV})`, fd)
+		},
+		func() error { return sealed.Lock(fd) })
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("12-container: seal nslab's own file: %w", err), tree.Close())
 	}
 	return tree, nil
 }
@@ -47,7 +52,7 @@ func sealedCopy(self string) (_ *os.File, err error) {
 	if unix.Faccessat(unix.AT_FDCWD, self, unix.W_OK, unix.AT_EACCESS) != nil {
 		return nil, nil
 	}
-	if sealed(self) {
+	if isSealed(self) {
 		return nil, nil
 	}
 	from, err := os.Open(self)
@@ -86,7 +91,7 @@ func sealedCopy(self string) (_ *os.File, err error) {
 
 const allSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
-func sealed(name string) bool {
+func isSealed(name string) bool {
 	f, err := os.Open(name)
 	if err != nil {
 		return false
