@@ -254,8 +254,7 @@ func (c *Container) setUp(ctx context.Context, cfg *Config) error {
 		case m.Error != nil:
 			return m.Error
 		case m.Hooks:
-			state := c.OCI(specs.StateCreating)
-			if err := errors.Join(runHooks(ctx, hooks.Prestart, state), runHooks(ctx, hooks.CreateRuntime, state)); err != nil {
+			if err := runHooks(ctx, runtimeHooks(hooks), c.OCI(specs.StateCreating)); err != nil {
 				return err
 			}
 			if err := c.link.send(order{}); err != nil {

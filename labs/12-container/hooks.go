@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,13 @@ import (
 
 // hasHooks tells whether the init must stop for some before it changes its root.
 func hasHooks(h *specs.Hooks) bool {
-	//nolint:staticcheck // Prestart is deprecated, and must still be run
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+	return h != nil && len(runtimeHooks(h))+len(h.CreateContainer) > 0
+}
+
+// runtimeHooks are those that run in the namespaces of the runtime when the container's are made.
+func runtimeHooks(h *specs.Hooks) []specs.Hook {
+	//lint:ignore SA1019 the older list is deprecated, and the specification wants it run all the same, first
+	return slices.Concat(h.Prestart, h.CreateRuntime)
 }
 
 // runHooks runs one list, in order. The first that fails ends it.
