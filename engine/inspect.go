@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -175,6 +176,11 @@ func (c *Container) Inspect(ctx context.Context) (*Details, error) {
 			"LowerDir": strings.Join(layers.Lower, ":"), "UpperDir": layers.Upper, "WorkDir": layers.Work, "MergedDir": c.path(rootFolder),
 		}},
 		Mounts: orEmpty(c.Mounts), NetworkSettings: c.networkSettings(),
+	}
+	for _, file := range []*string{&d.ResolvConfPath, &d.HostnamePath, &d.HostsPath} {
+		if _, err := os.Lstat(*file); err != nil {
+			*file = "" // without a network there is no resolver
+		}
 	}
 	if c.HostConfig.LogConfig.Type == "none" {
 		d.LogPath = ""

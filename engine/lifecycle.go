@@ -14,6 +14,7 @@ import (
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -199,11 +200,10 @@ func (e *Engine) Wait(ctx context.Context, ref string) (int, error) {
 // Wait is [Engine.Wait] for one that is known.
 func (c *Container) Wait(ctx context.Context) (int, error) {
 	if c.State.Running || c.monitored() {
-		s, err := c.runtime()
-		if err == nil {
-			err = c.awaitEnd(ctx, s)
-		} else if errors.Is(err, os.ErrNotExist) {
-			err = c.awaitMonitor(ctx)
+		code, err := c.hearEnd(ctx)
+		heard := err == nil
+		if errors.Is(err, stream.ErrGone) {
+			err = c.outlive(ctx)
 		}
 		if err != nil {
 			return 0, err
@@ -212,6 +212,10 @@ func (c *Container) Wait(ctx context.Context) (int, error) {
 		if err := readJSON(c.path(monitor.ExitFile), &exit); err == nil {
 			c.State = State{Status: Exited, ExitCode: exit.ExitCode, OOMKilled: exit.OOMKilled, StartedAt: exit.StartedAt, FinishedAt: exit.FinishedAt}
 			return exit.ExitCode, nil
+		}
+		if heard { // it is removed already
+			c.State = State{Status: Exited, ExitCode: code, StartedAt: c.State.StartedAt}
+			return code, nil
 		}
 		after, err := c.engine.Get(ctx, c.ID)
 		var missing *NotFoundError
@@ -224,6 +228,32 @@ func (c *Container) Wait(ctx context.Context) (int, error) {
 		c.State = after.State
 	}
 	return c.State.ExitCode, nil
+}
+
+// hearEnd is told by the monitor how the run ends. Only it knows of one that is removed at its end, with all that was written
+// down. Without a monitor, the error is stream.ErrGone.
+func (c *Container) hearEnd(ctx context.Context) (int, error) {
+	conn, err := stream.Dial(filepath.Join(c.RunDir(), monitor.SocketFile))
+	if err != nil {
+		return 0, err
+	}
+	out, err := stream.Attach(ctx, conn, stream.Options{})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return out.ExitStatus, err
+}
+
+// outlive waits until the run is over where nobody tells.
+func (c *Container) outlive(ctx context.Context) error {
+	s, err := c.runtime()
+	if errors.Is(err, os.ErrNotExist) {
+		return c.awaitMonitor(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return c.awaitEnd(ctx, s)
 }
 
 // Pause stops all processes of a container where they are; Unpause lets them go on.

@@ -72,11 +72,11 @@ func (e *Engine) Processes(ctx context.Context, ref string) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	var up unix.Sysinfo_t
-	if err := unix.Sysinfo(&up); err != nil {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return nil, fmt.Errorf("read the time since boot: %w", err)
 	}
-	boot := time.Now().Add(-time.Duration(up.Uptime) * time.Second)
+	boot := time.Now().Add(-time.Duration(up.Nano()))
 	var list []Process
 	for _, pid := range pids {
 		p, err := readProcess(pid, boot)

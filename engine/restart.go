@@ -14,15 +14,24 @@ func (e *Engine) Restart(ctx context.Context, ref string, timeout *int, signal s
 	if c.HostConfig.AutoRemove && c.State.Running {
 		return &InputError{What: "container", Value: ref, Err: errors.New("it is removed when it stops (--rm)")}
 	}
-	if err := e.Stop(ctx, c.ID, timeout, signal); err != nil {
+	err = e.Stop(ctx, c.ID, timeout, signal) // by its id: the name may be another's by then
+	if err == nil {
+		err = e.startAgain(ctx, c.ID, o)
+	}
+	var missing *NotFoundError
+	if errors.As(err, &missing) && missing.Ref == c.ID {
+		return &NotFoundError{Ref: ref}
+	}
+	return err
+}
+
+func (e *Engine) startAgain(ctx context.Context, id string, o StartOptions) error {
+	c, err := e.Lock(ctx, id)
+	if err != nil {
 		return err
 	}
-	if c, err = e.Lock(ctx, c.ID); err != nil {
-		return err
+	if !c.State.Running { // or somebody was faster
+		_, err = c.Start(ctx, o)
 	}
-	if c.State.Running { // somebody was faster
-		return c.Close()
-	}
-	_, err = c.Start(ctx, o)
 	return errors.Join(err, c.Close())
 }

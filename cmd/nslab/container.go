@@ -92,9 +92,18 @@ func eachContainer(w io.Writer, refs []string, do func(ref string) (string, erro
 
 // eachNamed is eachContainer for what only succeeds or not: the containers are printed as they were named.
 func eachNamed(cmd *cobra.Command, g *globals, refs []string, do func(ctx context.Context, e *engine.Engine, ref string) error) error {
+	shown, _ := cmd.Flags().GetBool("explain") // where there is no such flag, it was not given
 	return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+		ctx, explained := explaining(ctx, shown)
+		defer explained()
 		return eachContainer(cmd.OutOrStdout(), refs, func(ref string) (string, error) { return ref, do(ctx, e, ref) })
 	})
+}
+
+// explainable gives a command the flag that shows what it does to the kernel.
+func explainable(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().Bool("explain", false, "Show what each stage does, with the system calls and the time they take")
+	return cmd
 }
 
 // Which containers a command is offered for.

@@ -159,7 +159,7 @@ func (n *imageNames) resolve(name string) *image.Image {
 
 // shown is what to call the image of a container: as the user did, unless that means another one by now.
 func (n *imageNames) shown(c *engine.Container) string {
-	if img := n.resolve(c.Config.Image); img == nil || img.ID != c.Image || strings.HasPrefix(img.ID, "sha256:"+c.Config.Image) {
+	if img := n.resolve(c.Config.Image); img == nil || img.ID != c.Image {
 		return c.Image
 	}
 	return c.Config.Image

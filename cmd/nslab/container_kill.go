@@ -36,5 +36,5 @@ func newContainerKillCmd(g *globals) *cobra.Command {
 	}
 	cmd.Flags().VarP(name, "signal", "s", "Signal to send to the container (default KILL)")
 	completeSignals(cmd)
-	return cmd
+	return explainable(cmd)
 }

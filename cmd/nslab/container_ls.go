@@ -153,8 +153,8 @@ func (r *containerRow) ID() string {
 }
 
 func (r *containerRow) Image() string {
-	if r.trunc && r.image == r.c.Image {
-		return format.ShortID(r.image)
+	if short := format.ShortID(r.c.Image); r.trunc && format.ShortID(r.image) == short {
+		return short
 	}
 	return r.image
 }

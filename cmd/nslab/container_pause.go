@@ -9,8 +9,8 @@ import (
 )
 
 func newContainerPauseCmd(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:   "pause CONTAINER [CONTAINER...]",
+	return explainable(&cobra.Command{
+		Use:   "pause [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Pause all processes within one or more containers",
 		Long: `Stop all processes of a container where they are. They notice nothing but that
 the clock has jumped: lab 03 shows the freezer that does it.`,
@@ -21,5 +21,5 @@ the clock has jumped: lab 03 shows the freezer that does it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return eachNamed(cmd, g, args, func(ctx context.Context, e *engine.Engine, ref string) error { return e.Pause(ctx, ref) })
 		},
-	}
+	})
 }

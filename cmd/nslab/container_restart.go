@@ -27,5 +27,5 @@ func newContainerRestartCmd(g *globals) *cobra.Command {
 		},
 	}
 	f = addStopFlags(cmd)
-	return cmd
+	return explainable(cmd)
 }

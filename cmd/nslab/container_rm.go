@@ -45,7 +45,7 @@ their logs. Volumes stay, but for those without a name where -v is given. With
 		}
 		return g.containersThat(want)()
 	}, -1)
-	return cmd
+	return explainable(cmd)
 }
 
 // forgive makes a success of errors that only say that containers are not there: whoever forces wants them gone. They are

@@ -61,5 +61,5 @@ has not done so in time. A container that does not run is stopped already.`,
 		},
 	}
 	f = addStopFlags(cmd)
-	return cmd
+	return explainable(cmd)
 }

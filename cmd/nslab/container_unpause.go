@@ -9,8 +9,8 @@ import (
 )
 
 func newContainerUnpauseCmd(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:               "unpause CONTAINER [CONTAINER...]",
+	return explainable(&cobra.Command{
+		Use:               "unpause [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:             "Unpause all processes within one or more containers",
 		Example:           `  nslab container unpause web`,
 		Args:              needArgs(1, -1),
@@ -18,5 +18,5 @@ func newContainerUnpauseCmd(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return eachNamed(cmd, g, args, func(ctx context.Context, e *engine.Engine, ref string) error { return e.Unpause(ctx, ref) })
 		},
-	}
+	})
 }

@@ -36,20 +36,18 @@ again. Either all of a container's limits are changed, or none.`,
 			if !anyFlag(cmd) {
 				return &statusError{exitFailed, errors.New("you must provide one or more flags when using this command"), "'nslab container update --help' shows them"}
 			}
-			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
-				return eachContainer(cmd.OutOrStdout(), args, func(ref string) (string, error) {
-					return ref, e.Update(ctx, ref, func(r *engine.Resources) error { return f.apply(cmd.Flags(), r) })
-				})
+			return eachNamed(cmd, g, args, func(ctx context.Context, e *engine.Engine, ref string) error {
+				return e.Update(ctx, ref, func(r *engine.Resources) error { return f.apply(cmd.Flags(), r) })
 			})
 		},
 	}
 	f.add(cmd.Flags())
-	return cmd
+	return explainable(cmd)
 }
 
 // anyFlag says whether a flag of the command's own was given.
 func anyFlag(cmd *cobra.Command) (given bool) {
-	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { given = given || f.Changed })
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { given = given || f.Changed && f.Name != "explain" })
 	return given
 }
 
