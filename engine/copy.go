@@ -35,7 +35,7 @@ var (
 	ErrNotDir         = errors.New("not a directory")
 	ErrRootReadOnly   = errors.New("container rootfs is marked read-only")
 	ErrVolumeReadOnly = errors.New("mounted volume is marked read-only")
-	ErrKernelFile     = errors.New("it is in a file system of the kernel's own, which has nothing to copy")
+	ErrKernelFile     = errors.New("it is in a file system of the kernel's own, which keeps no files")
 	ErrIntoItself     = rootfs.ErrIntoItself
 )
 
@@ -73,7 +73,7 @@ func (e *Engine) CopyTo(ctx context.Context, source, ref, dest string, o CopyOpt
 		}
 		defer to.Close()
 		if err := c.writable(ctx, tree, to); err != nil {
-			return err
+			return asCopyError(err, source, ref+":"+dest)
 		}
 		n, err = o.copy(ctx, from.file, as, nil, to, rootfs.Rules{KeepKinds: true})
 		return err
@@ -137,7 +137,7 @@ func (e *Engine) CopyTarTo(ctx context.Context, r io.Reader, ref, dest string, o
 			return notDir
 		}
 		if err := c.writable(ctx, tree, to.file); err != nil {
-			return err
+			return asCopyError(err, "-", ref+":"+dest)
 		}
 		in, err := unpacked(r)
 		if errors.Is(err, io.EOF) {
@@ -197,7 +197,7 @@ func sameMount(a, b *os.File) bool {
 
 // copy packs on one side and unpacks on the other.
 func (o CopyOptions) copy(ctx context.Context, from *os.File, as string, owner *[2]int, to *os.File, rules rootfs.Rules) (int64, error) {
-	return piped(
+	return tarStream(
 		func(w io.Writer) error {
 			p := rootfs.NewPacker(w)
 			p.Owner = owner

@@ -137,7 +137,7 @@ func onThread(f func() error) error {
 
 // withStoppedRoot shows f what a container that does not run would see if it did, in a mount namespace of its own.
 func (c *Container) withStoppedRoot(ctx context.Context, kind rootKind, f func(*rootfs.Tree) error) error {
-	img, err := c.engine.images.Resolve(c.Image)
+	img, err := c.engine.images.Held(c.Image, c.ID)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.stale() {
+	if c.stale() || c.leftPaused() {
 		locked, err := e.Lock(ctx, id) // which reaps what is over
 		if err != nil {
 			return nil, err
@@ -178,6 +178,14 @@ func (c *Container) Close() error {
 // reap finishes a run that is over and that nobody has finished: the monitor was killed, or the machine went down. The
 // caller holds the lock.
 func (c *Container) reap(ctx context.Context) error {
+	if _, err := os.Lstat(filepath.Join(c.RunDir(), pausedFile)); err == nil {
+		if err := c.goOn(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+		if err := c.loadState(); err != nil {
+			return err
+		}
+	}
 	s, err := container.Load(c.RunDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return c.rebooted(ctx)
@@ -220,7 +228,7 @@ func (c *Container) rebooted(ctx context.Context) error {
 
 // clearRun removes the files of a run that is over, but for the lock.
 func (c *Container) clearRun() {
-	for _, name := range []string{monitor.RunFile, monitor.SocketFile, "state.json"} {
+	for _, name := range []string{monitor.RunFile, monitor.SocketFile, pausedFile, "state.json"} {
 		os.Remove(filepath.Join(c.RunDir(), name))
 	}
 }

@@ -72,6 +72,23 @@ func Marks(dir string, f Form) ([]Mark, error) {
 	return list, err
 }
 
+// Walk goes through a layer, links not followed, each folder before what it holds, and calls visit with every file and every
+// mark: for a whiteout with the path of what it hides, and for an opaque folder with the folder. What is the union's own is left
+// out. The layer may be in use: what vanishes meanwhile is no error.
+func Walk(dir string, f Form, visit func(path string, m *Mark, e fs.DirEntry) error) error {
+	return scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
+		switch own := f == AufsForm && path != "." && strings.HasPrefix(e.Name(), whPrefix); {
+		case m != nil && !m.Opaque:
+			path = m.Path
+		case own && e.IsDir():
+			return fs.SkipDir
+		case own:
+			return nil
+		}
+		return visit(path, m, e)
+	})
+}
+
 // scan walks through a layer, links not followed. It calls visit with each path in the layer, and the mark that it is or
 // has, if any: a whiteout, or an opaque folder.
 //

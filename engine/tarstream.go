@@ -13,9 +13,9 @@ import (
 // errStopped ends the writing side of a stream whose reading side has what it wants.
 var errStopped = errors.New("nobody reads it any more")
 
-// piped runs pack and unpack at the same time, the one's output being the other's input, and returns how much that was. Of two
+// tarStream runs pack and unpack at the same time, the one's output being the other's input, and returns how much that was. Of two
 // errors it returns the cause of the other.
-func piped(pack func(io.Writer) error, unpack func(io.Reader) error) (int64, error) {
+func tarStream(pack func(io.Writer) error, unpack func(io.Reader) error) (int64, error) {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
