@@ -63,16 +63,16 @@ const (
 func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder string, form unionfs.Form, want expected) (in ingested, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var blob io.Writer
+	var blob *blobWriter
+	var copyTo io.Writer
 	if keep {
-		f, err := os.OpenFile(filepath.Join(c.dir, "blob"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-		if err != nil {
+		if blob, err = newBlobWriter(filepath.Join(c.dir, "blob")); err != nil {
 			return in, storeError("write blob", err)
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		blob = f
+		defer func() { err = errors.Join(err, blob.Close()) }()
+		copyTo = blob
 	}
-	raw := newPipe(ctx, r, blob, maxLayer)
+	raw := newPipe(ctx, r, copyTo, maxLayer)
 	content, packing, err := decompressed(ctx, raw)
 	if err != nil {
 		return in, err
@@ -100,6 +100,9 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 	text, err := json.Marshal(in.layerInfo)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(c.dir, folder, layerFile), text, 0o600)
+	}
+	if err == nil && keep {
+		err = blob.finish()
 	}
 	if err == nil && keep {
 		err = os.Rename(filepath.Join(c.dir, "blob"), filepath.Join(c.dir, in.blob.Digest.Encoded()))

@@ -77,3 +77,10 @@ func TestQuick(t *testing.T) {
 		return nil
 	})
 }
+
+func writer(data []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,8 +14,15 @@ import (
 )
 
 // A container needs its image's layers for as long as it exists, also if the image is removed by force. So each container
-// is noted with its image, as a small file that names the manifest: images/.users/<id>/<container>. It is no state to be
-// relied on, since the machine can crash between making a container and noting it; who removes images asks the containers.
+// is noted with its image, by one more name of a small file that says which manifest it is:
+//
+//	images/.users/<id>/.manifest       "sha256:…"
+//	images/.users/<id>/<container>     a hard link of it: no new inode, and one system call to make and to remove
+//
+// It is no state to be relied on, since the machine can crash between making a container and noting it; who removes images
+// asks the containers.
+
+const manifestNote = ".manifest"
 
 // Use notes that a container needs an image, before it looks for the image's layers. It does no harm twice.
 func (s *Store) Use(imageID, container string) error {
@@ -37,19 +43,32 @@ func (s *Store) Use(imageID, container string) error {
 			}
 			return &NotFoundError{imageID}
 		}
-		note := s.images(usersDir, digest.Digest(imageID).Encoded(), container)
-		text := []byte(idx.Manifests[i].Digest)
-		err = os.WriteFile(note, text, 0o600)
+		dir := s.images(usersDir, digest.Digest(imageID).Encoded())
+		link := func() error { return os.Link(filepath.Join(dir, manifestNote), filepath.Join(dir, container)) }
+		err = link()
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = os.MkdirAll(filepath.Dir(note), 0o700); err == nil {
-				err = os.WriteFile(note, text, 0o600)
+			if err = os.MkdirAll(dir, 0o700); err == nil {
+				err = writeNote(filepath.Join(dir, manifestNote), idx.Manifests[i].Digest)
+			}
+			if err == nil {
+				err = link()
 			}
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return fail(err)
 		}
 		return nil
 	})
+}
+
+// writeNote writes a note that others may be writing, too. It is not synced: nobody waits for a disk to start a container.
+func writeNote(path string, d digest.Digest) error {
+	f, err := os.CreateTemp(filepath.Dir(path), manifestNote+"-")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(string(d))
+	return errors.Join(err, f.Close(), os.Rename(f.Name(), path))
 }
 
 // Release undoes [Store.Use]. It does no harm twice.
@@ -61,7 +80,6 @@ func (s *Store) Release(imageID, container string) error {
 	if err := os.Remove(note); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("release image %s: %w", ShortID(imageID), err)
 	}
-	os.Remove(filepath.Dir(note)) // stays while others are in it
 	return nil
 }
 
@@ -85,7 +103,7 @@ func (s *Store) Held(imageID, container string) (*Image, error) {
 	if !isDigest(digest.Digest(imageID)) {
 		return nil, &NotFoundError{imageID}
 	}
-	text, err := readSmall(s.images(usersDir, digest.Digest(imageID).Encoded(), container), 1024)
+	target, err := readSmall(s.images(usersDir, digest.Digest(imageID).Encoded(), container), 1024)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &NotFoundError{imageID}
 	}
@@ -96,7 +114,7 @@ func (s *Store) Held(imageID, container string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(strings.TrimSpace(string(text)))}
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(target)}
 	for _, e := range idx.Manifests { // it may be of another type: an index, of several platforms
 		if e.Digest == d.Digest {
 			d = e
@@ -113,21 +131,28 @@ func (s *Store) noted(imageID string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if e.Name()[0] != '.' {
+			names = append(names, e.Name())
+		}
 	}
 	return names, err
 }
 
-// notes lists all manifests that containers need.
+// notes lists all manifests that containers need. What has no container any more is removed.
 func (s *Store) notes() (manifests []ocispec.Descriptor, err error) {
-	files, err := filepath.Glob(s.images(usersDir, "*", "*"))
-	for _, name := range files {
-		text, readErr := readSmall(name, 1024)
-		if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) {
-			err = errors.Join(err, readErr)
+	dirs, err := os.ReadDir(s.images(usersDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, d := range dirs {
+		users, readErr := s.noted("sha256:" + d.Name())
+		if readErr == nil && len(users) == 0 {
+			os.RemoveAll(s.images(usersDir, d.Name()))
+			continue
 		}
-		if d := digest.Digest(strings.TrimSpace(string(text))); isDigest(d) {
-			manifests = append(manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d})
+		target, noteErr := readSmall(s.images(usersDir, d.Name(), manifestNote), 1024)
+		if err = errors.Join(err, readErr, noteErr); isDigest(digest.Digest(target)) {
+			manifests = append(manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(target)})
 		}
 	}
 	return manifests, err
