@@ -83,11 +83,7 @@ func (c *covers) put(ctx context.Context, at *os.File) (err error) {
 				return err
 			}
 		}
-		// Read-only, which does not keep anybody from writing to a device, but from changing its file: this one is the host's,
-		// and root inside is its owner. A chmod of a masked path would lock everybody on the machine out of /dev/null.
-		if tree, err = mount.Clone(ctx, mount.Through(c.null), false); err == nil {
-			err = mount.SetAttr(ctx, tree, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, 0)
-		}
+		tree, err = nullMount(ctx, c.null)
 	case c.empty == nil:
 		tree, err = mount.NewTmpfs(ctx, mount.TmpfsOptions{
 			Size: 4096, Mode: 0o755, Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
@@ -99,13 +95,10 @@ func (c *covers) put(ctx context.Context, at *os.File) (err error) {
 	default:
 		tree, err = mount.Clone(ctx, mount.Through(c.empty), false)
 	}
-	if tree == nil {
+	if err != nil {
 		return err
 	}
-	if err == nil {
-		err = mount.AttachAt(ctx, tree, at)
-	}
-	return errors.Join(err, tree.Close())
+	return errors.Join(mount.AttachAt(ctx, tree, at), tree.Close())
 }
 
 func (c *covers) close() error {
@@ -132,14 +125,108 @@ func openNull(ctx context.Context, name string) (*os.File, error) {
 		return nil, &Error{Op: "open", What: name, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), name)
-	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3)) {
-		err = ErrNotNull
-	}
-	if err != nil {
+	if err := isNull(f); err != nil {
 		return nil, errors.Join(&Error{Op: "open", What: name, Err: err}, f.Close())
 	}
 	return f, nil
+}
+
+func isNull(f *os.File) error {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3)) {
+		err = ErrNotNull
+	}
+	return err
+}
+
+// ReplaceNull puts another null device in the place of each standard stream that is one: they were opened outside, and root
+// inside could change the rights of the host's file.
+func ReplaceNull(ctx context.Context, dev *rootfs.Tree) error {
+	var null *os.File
+	for fd := range 3 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+			continue
+		}
+		if null == nil {
+			var err error
+			if null, err = Null(ctx, dev); err != nil {
+				return err
+			}
+			defer null.Close()
+		}
+		err := trace.Call(ctx, 0,
+			func() string { return fmt.Sprintf("dup3(%d</dev/null>, %d, 0)", null.Fd(), fd) },
+			func() error { return unix.Dup3(int(null.Fd()), fd, 0) })
+		if err != nil {
+			return &Error{Op: "replace", What: fmt.Sprintf("descriptor %d", fd), Err: err}
+		}
+	}
+	return nil
+}
+
+// nullMount is a mount of the host's null device that can be given away. It is read-only: this keeps nobody from writing to
+// the device, but from changing its file, which belongs to root, inside as outside. A chmod of a masked path, or of
+// descriptor 0, would lock all the machine out of /dev/null.
+func nullMount(ctx context.Context, null *os.File) (*os.File, error) {
+	tree, err := mount.Clone(ctx, mount.Through(null), false)
+	if err != nil {
+		return nil, err
+	}
+	if err := mount.SetAttr(ctx, tree, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, 0); err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
+}
+
+// Null opens a null device for a program that is to have nothing else for its input or output: the one of its own /dev, where
+// that has one. Otherwise it is the host's, whose file cannot be changed through this descriptor; an ordinary user, who may
+// not clone mounts, does not own it. dev may be nil.
+func Null(ctx context.Context, dev *rootfs.Tree) (*os.File, error) {
+	if dev != nil {
+		// First where nothing happens by opening it: who runs in there may have put anything in its place.
+		path, err := dev.Open(ctx, "null", unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err == nil {
+			f, err := reopen(ctx, path, isNull(path))
+			path.Close()
+			if err == nil {
+				return f, nil
+			}
+		}
+	}
+	path, err := openNull(ctx, os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer path.Close()
+	tree, err := nullMount(ctx, path)
+	if errors.Is(err, unix.EPERM) {
+		return reopen(ctx, path, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close() // an open file keeps the mount that it was opened through
+	return reopen(ctx, tree, nil)
+}
+
+// reopen opens what a descriptor leads to for reading and writing, if there was no error before.
+func reopen(ctx context.Context, path *os.File, err error) (*os.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	name, fd := mount.Through(path), -1
+	err = trace.Call(ctx, 1,
+		func() string { return fmt.Sprintf("open(%q, O_RDWR|O_CLOEXEC) = %d", name, fd) },
+		func() (err error) {
+			fd, err = unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			return err
+		})
+	if err != nil {
+		return nil, &Error{Op: "open", What: path.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), os.DevNull), nil
 }
 
 // ReadOnly makes paths of the tree read-only, with all mounts below them: each is bound on itself, and the bind, which is

@@ -110,7 +110,7 @@ func execStreams(ctx context.Context, c *setns.Config, cfg ExecConfig, tree *roo
 		c.Streams = []*os.File{inner, inner, inner}
 		return inner, nil, nil
 	}
-	if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+	if null, err = nullOf(ctx, tree); err != nil {
 		return nil, nil, err
 	}
 	for _, f := range []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr} {
@@ -120,6 +120,16 @@ func execStreams(ctx context.Context, c *setns.Config, cfg ExecConfig, tree *roo
 		c.Streams = append(c.Streams, f)
 	}
 	return nil, null, nil
+}
+
+// nullOf opens a null device that is the container's own, if it can be.
+func nullOf(ctx context.Context, tree *rootfs.Tree) (*os.File, error) {
+	dev, err := rootfs.OpenMounted(ctx, tree, "dev")
+	if err != nil {
+		return security.Null(ctx, nil)
+	}
+	defer dev.Close()
+	return security.Null(ctx, dev)
 }
 
 // rights adds the calls that make the child no more privileged than the container's own init.

@@ -13,21 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	security "github.com/nslab/nslab/labs/10-security"
 	"github.com/nslab/nslab/trace"
 )
 
-// furnish puts the devices into /dev.
+// furnish puts the devices into /dev, and the program's standard streams on them where they are not somebody's.
 func (i *initProcess) furnish(ctx context.Context) (err error) {
 	if !i.ownDev() {
-		return nil
+		return security.ReplaceNull(ctx, nil)
 	}
 	dev, err := i.dev(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	_, err = rootfs.FillDev(ctx, dev, devicesOf(i.Config.Spec))
-	return err
+	if _, err = rootfs.FillDev(ctx, dev, devicesOf(i.Config.Spec)); err != nil {
+		return err
+	}
+	return security.ReplaceNull(ctx, dev)
 }
 
 // devicesOf are those that every container has, and those of the spec, which come later and therefore win.
