@@ -260,7 +260,7 @@ func devicesBelow(dir, inside string, skip []string) ([]specs.LinuxDevice, error
 		if d.IsDir() && slices.Contains(skip, d.Name()) {
 			return fs.SkipDir
 		}
-		if d.Type()&fs.ModeDevice == 0 || d.Name() == "console" {
+		if d.Type()&fs.ModeDevice == 0 || d.Name() == "console" || d.Name() == "ptmx" { // which a container has of its own
 			return nil
 		}
 		one, ok, err := deviceOf(p, filepath.Join(inside, strings.TrimPrefix(p, dir)))

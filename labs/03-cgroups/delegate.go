@@ -158,11 +158,29 @@ func move(ctx context.Context, from, to string) error {
 	return &Error{Op: "empty", File: from, Err: unix.EBUSY}
 }
 
+// removeUnused removes a folder that has neither processes nor groups below. The kernel refuses to remove any other, which is
+// no error here: somebody has made use of it since.
+func removeUnused(ctx context.Context, dir string) error {
+	if !exists(dir) {
+		return nil
+	}
+	if fsVersion(dir) == 0 {
+		return &Error{Op: "remove", File: dir, Err: errForeign}
+	}
+	err := rmdir(ctx, dir)
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
+
 // Undo removes a [Thing] again, whoever made it. It is idempotent, and refuses what cannot be nslab's.
 func Undo(ctx context.Context, t Thing) error {
 	switch t.Kind {
 	case KindGroup:
 		return RemoveDir(ctx, t.Path)
+	case KindParent:
+		return removeUnused(ctx, t.Path)
 	case KindLeaf:
 		return returnFromLeaf(ctx, t.Path)
 	case KindSubtree:

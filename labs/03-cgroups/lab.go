@@ -51,7 +51,8 @@ var Lab = course.Lab{
 // Undos are the undoers of what [NewGroup] journals, for the description of a lab.
 func Undos() map[string]course.Undo {
 	return map[string]course.Undo{
-		KindGroup: undoer(KindGroup), KindLeaf: undoer(KindLeaf), KindSubtree: undoer(KindSubtree),
+		KindGroup: undoer(KindGroup), KindParent: undoer(KindParent), KindLeaf: undoer(KindLeaf),
+		KindSubtree: undoer(KindSubtree),
 	}
 }
 

@@ -233,6 +233,7 @@ type Thing struct{ Kind, Path string }
 // The kinds of things.
 const (
 	KindGroup   = "cgroup"          // a folder
+	KindParent  = "cgroup-parent"   // a folder above one, whatever its name: removed only when nobody uses it
 	KindLeaf    = "cgroup-leaf"     // a folder into which nslab itself moves
 	KindSubtree = "subtree_control" // a controller switched on: "/sys/fs/cgroup/cgroup.subtree_control +cpu nslab-03-x"
 )
@@ -247,9 +248,21 @@ func (g *Group) Things() []Thing {
 		all = append(all, Thing{KindSubtree, e.String()})
 	}
 	for _, d := range g.Dirs {
+		for _, parent := range d.missing() {
+			all = append(all, Thing{KindParent, parent})
+		}
 		all = append(all, Thing{KindGroup, d.Path})
 	}
 	return all
+}
+
+// missing lists the folders above the group's that are not there yet, the outermost first.
+func (d *Dir) missing() (list []string) {
+	for parent := filepath.Dir(d.Path); parent != d.top && strings.HasPrefix(parent, d.top) && !exists(parent); parent = filepath.Dir(parent) {
+		list = append(list, parent)
+	}
+	slices.Reverse(list)
+	return list
 }
 
 // checkPath refuses a group's name that leads elsewhere: Podman's --cgroup-parent once made folders on the host with

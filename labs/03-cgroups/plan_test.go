@@ -202,7 +202,7 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			name: "v1, absolute", machine: v1Only, path: "/nslab/c1", controllers: []string{"memory"}, mode: "v1",
-			want: []Thing{{KindGroup, "/sys/fs/cgroup/memory/nslab/c1"}},
+			want: []Thing{{KindParent, "/sys/fs/cgroup/memory/nslab"}, {KindGroup, "/sys/fs/cgroup/memory/nslab/c1"}},
 		},
 		{
 			name: "v1 has no core", machine: v1Only, path: "nslab-x", controllers: []string{Core}, mode: "v1",

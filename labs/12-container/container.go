@@ -194,6 +194,11 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 		defer entry.Cgroup.Close()
 	}
 	cmd := pid.Command(entry, initEntry)
+	if entry.Before != nil {
+		// Go's child asks who its parent is once it has set its parent-death signal, lest that has died before. In a PID
+		// namespace that it was born in by setns it hears 0, and kills itself. The init sets the signal itself, first of all.
+		cmd.SysProcAttr.Pdeathsig = 0
+	}
 	sealed, unseal, err := SealedPath(ctx)
 	if err != nil {
 		return err

@@ -47,6 +47,10 @@ type initProcess struct {
 
 // initMain ends in execve, or in an error that is told to the parent.
 func initMain() {
+	// Should its maker be dead already, the link is closed, too.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		os.Exit(1)
+	}
 	unix.CloseOnExec(linkFD)
 	i := &initProcess{link: openLink(linkFD)}
 	if err := i.link.decode(&i.order); err != nil || i.Config == nil {

@@ -269,16 +269,25 @@ func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
 	if program == "" {
 		return programError(args[0], unix.ENOENT, !strings.Contains(args[0], "/"))
 	}
-	argv := append([]string{superviseEntry, program}, args[1:]...)
+	argv := append([]string{superviseEntry, program}, args...)
+	// A signal may come before the new program can catch any, and would then end it, or be lost: blocked ones wait.
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return fmt.Errorf("12-container: block signals: %w", err)
+	}
+	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	return trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("execve(\"/proc/self/exe\", %q)", argv) },
 		func() error { return syscall.Exec("/proc/self/exe", argv, env) })
 }
 
-// superviseMain runs as PID 1: os.Args are the entry, and the program's path with its arguments.
+// superviseMain runs as PID 1: os.Args are the entry, the program's path, and its arguments from the 0th on.
 func superviseMain() {
 	os.WriteFile("/proc/self/comm", []byte("nslab-init"), 0) // for ps; no harm if refused
-	status, err := pid.Supervise(context.Background(), os.Args[1:])
+	status, err := pid.Supervise(context.Background(), os.Args[1], os.Args[2:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nslab-init:", err)
 		status = 127
