@@ -45,7 +45,8 @@ func (c *Container) loadState() error {
 	}
 }
 
-// look sets c.State. stale says that there is a record of a run that is over.
+// look sets c.State. stale says that what is on disk is about to change, if the monitor lives: there is a record of a run that
+// is over, or none of how it ended.
 func (c *Container) look() (stale bool, err error) {
 	s, err := container.Load(c.RunDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +54,8 @@ func (c *Container) look() (stale bool, err error) {
 	}
 	c.State = State{Status: Created}
 	var exit monitor.Exit
-	if err := readJSON(c.path(monitor.ExitFile), &exit); err == nil {
+	exitErr := readJSON(c.path(monitor.ExitFile), &exit)
+	if exitErr == nil {
 		c.State = State{
 			Status: Exited, ExitCode: exit.ExitCode, Error: exit.Error, OOMKilled: exit.OOMKilled,
 			StartedAt: exit.StartedAt, FinishedAt: exit.FinishedAt,
@@ -61,11 +63,11 @@ func (c *Container) look() (stale bool, err error) {
 		if exit.StartedAt.IsZero() {
 			c.State.Status = Created // it could not be started
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return false, err
+	} else if !errors.Is(exitErr, fs.ErrNotExist) {
+		return false, exitErr
 	}
 	if s == nil {
-		return false, nil
+		return exitErr != nil, nil
 	}
 	if !s.Alive() {
 		return true, nil
