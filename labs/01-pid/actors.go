@@ -146,7 +146,7 @@ func execProgram(_ context.Context, args []string) (string, error) {
 
 // supervise turns the actor into an init for a program; it does not return.
 func supervise(ctx context.Context, args []string) (string, error) {
-	status, err := Supervise(ctx, args[0], args)
+	status, err := Supervise(ctx, args[0], args, nil)
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,28 +23,25 @@ import (
 // outside excepted); few programs expect that, so an init catches what it can and passes it on. See
 // pid_namespaces(7), signal(7).
 //
-// path is the program, found already or to be looked for in PATH; argv are its arguments, from its own name on.
+// path is the program, found already or to be looked for in PATH; argv are its arguments, from its own name on. started, if it
+// is not nil, is called when the program runs: from then on no signal is lost.
 //
 // It returns the program's exit status the way a shell does: its own, or 128 plus the signal that killed it. Children
 // that outlive the program are the kernel's to kill, when the caller, PID 1, exits.
-func Supervise(ctx context.Context, path string, argv []string) (status int, err error) {
-	// Before the program starts: a signal that comes in between must wait for it, not be lost. Whoever executed us may have
-	// blocked all signals, so that none was lost before this line either; the program is born with the mask of this
-	// thread, and is to have none blocked.
+func Supervise(ctx context.Context, path string, argv []string, started func()) (status int, err error) {
+	// Before the program starts: a signal that comes in between must wait for it, not be lost.
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	defer signal.Stop(signals)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
-		return 0, fmt.Errorf("01-pid: let signals in: %w", err)
-	}
 
 	cmd := exec.Command(path, argv[1:]...)
 	cmd.Args[0] = argv[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := trace.Call(ctx, 0, func() string { return fmt.Sprintf("fork, execve(%q) = %s", argv, pidOf(cmd)) }, cmd.Start); err != nil {
 		return 0, fmt.Errorf("01-pid: start %s: %w", argv[0], errnoOf(err))
+	}
+	if started != nil {
+		started()
 	}
 	program := cmd.Process.Pid
 	for {

@@ -72,7 +72,7 @@ func TestCloneFlags(t *testing.T) {
 func init() {
 	reexec.Register("test-sleep", func() { time.Sleep(time.Hour) })
 	reexec.Register("test-supervise", func() {
-		status, err := Supervise(context.Background(), os.Args[1], os.Args[1:])
+		status, err := Supervise(context.Background(), os.Args[1], os.Args[1:], nil)
 		if err != nil {
 			os.Exit(99)
 		}

@@ -270,15 +270,11 @@ func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
 		return programError(args[0], unix.ENOENT, !strings.Contains(args[0], "/"))
 	}
 	argv := append([]string{superviseEntry, program}, args...)
-	// A signal may come before the new program can catch any, and would then end it, or be lost: blocked ones wait.
-	var all, before unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
+	// The link stays open over this execve: the container has started when the program has, not when nslab has that is to
+	// start it. Until it catches signals, Go's runtime would end PID 1 for each.
+	if _, err := unix.FcntlInt(linkFD, unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("12-container: keep the link open: %w", err)
 	}
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
-		return fmt.Errorf("12-container: block signals: %w", err)
-	}
-	defer unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
 	return trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("execve(\"/proc/self/exe\", %q)", argv) },
 		func() error { return syscall.Exec("/proc/self/exe", argv, env) })
@@ -286,14 +282,18 @@ func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
 
 // superviseMain runs as PID 1: os.Args are the entry, the program's path, and its arguments from the 0th on.
 func superviseMain() {
+	unix.CloseOnExec(linkFD)
+	l := openLink(linkFD)
 	os.WriteFile("/proc/self/comm", []byte("nslab-init"), 0) // for ps; no harm if refused
-	status, err := pid.Supervise(context.Background(), os.Args[1], os.Args[2:])
+	started := false
+	status, err := pid.Supervise(context.Background(), os.Args[1], os.Args[2:], func() { started = true; l.close() })
+	if err != nil && !started {
+		l.send(message{Error: initError(programError(os.Args[2], err, false))})
+		os.Exit(1)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nslab-init:", err)
-		status = 127
-		if errors.Is(err, unix.EACCES) {
-			status = 126
-		}
+		status = 1
 	}
 	os.Exit(status)
 }
