@@ -176,15 +176,15 @@ func cost(t *course.T) error {
 		return err
 	}
 	// In turns, and the fastest of many: so that what else the machine does falls on both.
-	const turns, rounds, each = 4, 5, "1000"
+	const turns = 5
 	bare, priced := make([]float64, 2), make([]float64, 2)
 	for range turns {
 		for _, m := range []struct {
 			call func() (string, error)
 			best []float64
 		}{
-			{func() (string, error) { return free.Call(t.Untraced(), "10-price", str(rounds), each) }, bare},
-			{func() (string, error) { return filtered.Call(t.Untraced(), "10-price", str(rounds), each) }, priced},
+			{func() (string, error) { return free.Call(t.Untraced(), "10-price") }, bare},
+			{func() (string, error) { return filtered.Call(t.Untraced(), "10-price") }, priced},
 		} {
 			said, err := m.call()
 			if err != nil {
