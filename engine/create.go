@@ -193,8 +193,11 @@ func (c *Container) lockNew(ctx context.Context) (err error) {
 	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", c.RunDir(), pathCause(err))
 	}
-	c.lock, err = lockFile(ctx, filepath.Join(c.RunDir(), "lock"))
-	return err
+	if c.lock, err = lockFile(ctx, filepath.Join(c.RunDir(), "lock")); err != nil {
+		return err
+	}
+	c.noteRoot()
+	return nil
 }
 
 func (c *Container) makeFolders(context.Context) error {

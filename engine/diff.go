@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -97,7 +96,7 @@ type differ struct {
 }
 
 // visit compares what the layer has at a path, or takes away there.
-func (d *differ) visit(name string, m *unionfs.Mark, e fs.DirEntry) error {
+func (d *differ) visit(name string, m *unionfs.Mark, now *unix.Stat_t) error {
 	if err := d.ctx.Err(); err != nil {
 		return context.Cause(d.ctx)
 	}
@@ -128,15 +127,7 @@ func (d *differ) visit(name string, m *unionfs.Mark, e fs.DirEntry) error {
 		}
 		return nil
 	}
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look at /%s: %w", name, err)
-	}
-	now := info.Sys().(*syscall.Stat_t)
-	if e.IsDir() {
+	if now.Mode&unix.S_IFMT == unix.S_IFDIR {
 		d.below[name] = file != nil && old.Mode&unix.S_IFMT == unix.S_IFDIR
 	}
 	switch {
@@ -166,7 +157,7 @@ func (d *differ) look(name string, st *unix.Stat_t) (*os.File, error) {
 
 // different compares what a user can see of a file but for its content: whoever changes that changes the time, too. Of a
 // folder, size and time say nothing. A time without a fraction may have lost it in a tar.
-func different(old *unix.Stat_t, now *syscall.Stat_t) bool {
+func different(old, now *unix.Stat_t) bool {
 	if old.Mode != now.Mode || old.Uid != now.Uid || old.Gid != now.Gid || old.Rdev != now.Rdev {
 		return true
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -58,17 +59,25 @@ func (e *Engine) claim(name, id string) error {
 		if e.exists(owner) {
 			return &NameError{Name: name, Owner: owner}
 		}
-		// Of a container that was never finished, or is gone. Renamed first: whoever takes the same one aside finds
-		// nothing there any more, so that nobody removes a link that was claimed meanwhile.
-		aside := link + "~" + id[:12]
-		if os.Rename(link, aside) == nil {
-			if now, err := os.Readlink(aside); err == nil && now != owner {
-				os.Symlink(now, link) // it was claimed after we had looked: put it back
-			}
-			os.Remove(aside)
-		}
+		e.dropName(name, owner)
 	}
 	return fmt.Errorf("claim the name %s: others are claiming it all the time", name)
+}
+
+// dropName removes a name whose container was never finished, or is gone. It is renamed first: whoever takes the same one aside
+// finds nothing there any more, so that nobody removes a link that was claimed meanwhile.
+func (e *Engine) dropName(name, owner string) bool {
+	link := filepath.Join(e.namesDir(), name)
+	aside := link + "~" + owner[:min(12, len(owner))] + strconv.Itoa(os.Getpid())
+	if os.Rename(link, aside) != nil {
+		return false
+	}
+	now, err := os.Readlink(aside)
+	claimed := err == nil && now != owner
+	if claimed {
+		os.Symlink(now, link) // it was claimed after the caller had looked: put it back
+	}
+	return os.Remove(aside) == nil && !claimed
 }
 
 func linkCause(err error) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,18 +43,14 @@ HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.`,
 					return &statusError{exitFailed, errors.New("the name of the image is empty"), "leave it out for an image without a name"}
 				}
 			}
-			e, err := g.engine()
-			if err != nil {
+			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+				i, err := e.Commit(ctx, args[0], o)
+				if err != nil {
+					return imageError(err)
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), i.ID)
 				return err
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			i, err := e.Commit(ctx, args[0], o)
-			if err != nil {
-				return imageError(err)
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), i.ID)
-			return nil
+			})
 		},
 	}
 	flags := cmd.Flags()

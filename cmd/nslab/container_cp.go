@@ -40,16 +40,16 @@ begin at its root.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			quiet = quiet || !cmd.Flags().Changed("quiet") && !term.IsTerminal(1)
 			o.Warn = warn
-			ctx, stop := interruptible()
-			defer stop()
-			done, err := copyFiles(ctx, cmd, g, args[0], args[1], o)
-			if err != nil {
-				return copyError(err)
-			}
-			if !quiet && done != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), done)
-			}
-			return nil
+			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+				done, err := copyFiles(ctx, cmd, e, args[0], args[1], o)
+				if err != nil {
+					return copyError(err)
+				}
+				if !quiet && done != "" {
+					fmt.Fprintln(cmd.ErrOrStderr(), done)
+				}
+				return nil
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -60,7 +60,7 @@ begin at its root.`,
 }
 
 // copyFiles copies, and returns what to say about it.
-func copyFiles(ctx context.Context, cmd *cobra.Command, g *globals, source, dest string, o engine.CopyOptions) (string, error) {
+func copyFiles(ctx context.Context, cmd *cobra.Command, e *engine.Engine, source, dest string, o engine.CopyOptions) (string, error) {
 	const hint = "name a path in a container as CONTAINER:PATH"
 	from, fromPath := splitCopyArg(source)
 	to, toPath := splitCopyArg(dest)
@@ -78,11 +78,8 @@ func copyFiles(ctx context.Context, cmd *cobra.Command, g *globals, source, dest
 	case fromPath == "" || toPath == "":
 		return fail("no such directory: the path in the container is empty")
 	}
-	e, err := g.engine()
-	if err != nil {
-		return "", err
-	}
 	var n int64
+	var err error
 	switch {
 	case source == "-":
 		return "", e.CopyTarTo(ctx, cmd.InOrStdin(), to, toPath, o)
@@ -119,7 +116,7 @@ func copyError(err error) error {
 	case errors.Is(err, engine.ErrKernelFile):
 		s.hint = "read it from inside: nslab container exec CONTAINER cat PATH"
 	default:
-		return withStatus(exitFailed, interrupted(err))
+		return withStatus(exitFailed, err)
 	}
 	return s
 }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nslab/nslab/engine"
 )
 
 func newContainerDiffCmd(g *globals) *cobra.Command {
@@ -21,21 +24,17 @@ and D is deleted. Volumes are not part of it.`,
 		Args:                  needArgs(1, 1),
 		ValidArgsFunction:     completeNames(g.containerNames, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := g.engine()
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			changes, err := e.Diff(ctx, args[0])
-			if err != nil {
-				return withStatus(exitFailed, interrupted(err))
-			}
-			out := bufio.NewWriter(cmd.OutOrStdout())
-			for _, c := range changes {
-				fmt.Fprintf(out, "%s %s\n", c.Kind, shownPath(c.Path))
-			}
-			return out.Flush()
+			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+				changes, err := e.Diff(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				out := bufio.NewWriter(cmd.OutOrStdout())
+				for _, c := range changes {
+					fmt.Fprintf(out, "%s %s\n", c.Kind, shownPath(c.Path))
+				}
+				return out.Flush()
+			})
 		},
 	}
 }

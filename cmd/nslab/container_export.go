@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/nslab/nslab/engine"
 )
 
 func newContainerExportCmd(g *globals) *cobra.Command {
@@ -28,19 +30,13 @@ Volumes are not part of it. 'nslab image import' makes an image of such an archi
 			if output == "" && term.IsTerminal(1) {
 				return &statusError{exitFailed, errors.New("cowardly refusing to save to a terminal"), "use the -o flag or redirect"}
 			}
-			e, err := g.engine()
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible()
-			defer stop()
-			export := func(w io.Writer) error { return e.Export(ctx, args[0], w) }
-			if output == "" {
-				err = export(cmd.OutOrStdout())
-			} else {
-				err = writeOutput(ctx, output, export)
-			}
-			return withStatus(exitFailed, interrupted(err))
+			return withEngine(g, func(ctx context.Context, e *engine.Engine) error {
+				export := func(w io.Writer) error { return e.Export(ctx, args[0], w) }
+				if output == "" {
+					return export(cmd.OutOrStdout())
+				}
+				return writeOutput(ctx, output, export)
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")

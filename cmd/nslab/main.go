@@ -84,6 +84,8 @@ var commands = []func(*globals) *cobra.Command{
 	newDoctorCmd,
 	newContainerCmd,
 	newImageCmd,
+	newVolumeCmd,
+	newSystemCmd,
 	newSetnsCmd,
 	newTestCmd,
 	newCleanCmd,

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	mount "github.com/nslab/nslab/labs/02-mount"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -63,7 +64,7 @@ func (m Mark) String() string {
 // Marks lists what the layer in dir takes away, sorted by path, an opaque folder before what it holds.
 func Marks(dir string, f Form) ([]Mark, error) {
 	var list []Mark
-	err := scan(dir, f, func(_ string, m *Mark, _ fs.DirEntry) error {
+	err := scan(dir, f, func(_ string, m *Mark, _ *unix.Stat_t) error {
 		if m != nil {
 			list = append(list, *m)
 		}
@@ -72,89 +73,39 @@ func Marks(dir string, f Form) ([]Mark, error) {
 	return list, err
 }
 
-// Walk goes through a layer, links not followed, each folder before what it holds, and calls visit with every file and every
-// mark: for a whiteout with the path of what it hides, and for an opaque folder with the folder. What is the union's own is left
-// out. The layer may be in use: what vanishes meanwhile is no error.
-func Walk(dir string, f Form, visit func(path string, m *Mark, e fs.DirEntry) error) error {
-	return scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		switch own := f == AufsForm && path != "." && strings.HasPrefix(e.Name(), whPrefix); {
-		case m != nil && !m.Opaque:
-			path = m.Path
-		case own && e.IsDir():
-			return fs.SkipDir
-		case own:
-			return nil
-		}
-		return visit(path, m, e)
-	})
-}
-
-// scan walks through a layer, links not followed. It calls visit with each path in the layer, and the mark that it is or
-// has, if any: a whiteout, or an opaque folder.
-//
-// The layer may be that of a running container. So what vanishes meanwhile is no error, and an os.Root does the walking: a
-// folder that is exchanged for a link leads nowhere.
-func scan(dir string, f Form, visit func(path string, m *Mark, e fs.DirEntry) error) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("05-unionfs: read layer %s: %w", dir, err)
-	}
-	defer root.Close()
-	gone := func(path string, err error) bool { return path != "." && errors.Is(err, fs.ErrNotExist) }
-	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
-		if gone(path, err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		m, err := markAt(dir, path, f, e)
-		if gone(path, err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return visit(path, m, e)
-	})
-	if err != nil {
-		return fmt.Errorf("05-unionfs: read layer %s: %w", dir, err)
-	}
-	return nil
-}
-
-func markAt(dir, path string, f Form, e fs.DirEntry) (*Mark, error) {
-	full := filepath.Join(dir, path)
+func markAt(dir *os.File, path string, f Form, st *unix.Stat_t) (*Mark, error) {
+	name := filepath.Base(path)
 	if f == AufsForm {
-		if e.IsDir() {
-			_, err := os.Lstat(filepath.Join(full, whOpaque))
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			var opaque unix.Stat_t
+			err := unix.Fstatat(int(dir.Fd()), filepath.Join(name, whOpaque), &opaque, unix.AT_SYMLINK_NOFOLLOW)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil, nil
 			}
 			return &Mark{Path: path, Opaque: true}, err
 		}
-		if name, ok := strings.CutPrefix(e.Name(), whPrefix); ok && !strings.HasPrefix(e.Name(), whMeta) {
+		if name, ok := strings.CutPrefix(name, whPrefix); ok && !strings.HasPrefix(name, whPrefix) {
 			return &Mark{Path: filepath.Join(filepath.Dir(path), name)}, nil
 		}
 		return nil, nil
 	}
+	full := mount.Through(dir) + "/" + name
 	if err := selfContained(full, f); err != nil {
 		return nil, err
 	}
-	switch {
-	case e.IsDir():
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
 		value, _, err := attribute(full, f.attribute("opaque"))
 		if value != "y" { // "x" only says that there are whiteouts in the xattr form
 			return nil, err
 		}
 		return &Mark{Path: path, Opaque: true}, nil
-	case e.Type()&fs.ModeCharDevice != 0:
-		var st unix.Stat_t
-		if err := unix.Lstat(full, &st); err != nil || st.Rdev != 0 {
-			return nil, err
+	case unix.S_IFCHR:
+		if st.Rdev != 0 {
+			return nil, nil
 		}
 		return &Mark{Path: path}, nil
-	case e.Type().IsRegular():
+	case unix.S_IFREG:
 		_, has, err := attribute(full, f.attribute("whiteout"))
 		if !has {
 			return nil, err
@@ -203,16 +154,17 @@ func attribute(path, name string) (value string, has bool, err error) {
 func Convert(ctx context.Context, dir string, from, to Form) error {
 	var marks []Mark
 	var own []string // aufs's bookkeeping
-	err := scan(dir, from, func(path string, m *Mark, e fs.DirEntry) error {
+	err := scan(dir, from, func(path string, m *Mark, st *unix.Stat_t) error {
 		if m != nil {
 			marks = append(marks, *m)
 		}
-		switch reserved := strings.HasPrefix(e.Name(), whPrefix) && path != "."; {
+		name := filepath.Base(path)
+		switch reserved := strings.HasPrefix(name, whPrefix); {
 		case reserved && from != AufsForm && to == AufsForm:
 			return fmt.Errorf("%s: %w", path, ErrReserved)
-		case reserved && from == AufsForm && to != AufsForm && strings.HasPrefix(e.Name(), whMeta) && e.Name() != whOpaque:
+		case reserved && from == AufsForm && to != AufsForm && strings.HasPrefix(name, whMeta) && name != whOpaque:
 			own = append(own, path)
-			if e.IsDir() {
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 				return fs.SkipDir
 			}
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -59,19 +58,15 @@ func randomLayer(t *testing.T, r *rand.Rand, dir string, f Form) []Mark {
 func described(t *testing.T, dir string, f Form) string {
 	t.Helper()
 	var lines []string
-	must(t, scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		if m != nil && !m.Opaque || e.Name() == whOpaque {
+	must(t, scan(dir, f, func(path string, m *Mark, st *unix.Stat_t) error {
+		if m != nil && !m.Opaque || filepath.Base(path) == whOpaque {
 			return nil
 		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		line := fmt.Sprint(path, info.Mode())
-		if e.IsDir() {
-			line += info.ModTime().String()
+		line := fmt.Sprint(path, st.Mode)
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			line += time.Unix(st.Mtim.Unix()).String()
 		} else {
-			line += fmt.Sprint(info.Size())
+			line += fmt.Sprint(st.Size)
 		}
 		lines = append(lines, line)
 		return nil
@@ -199,4 +194,100 @@ func names(t *testing.T, dir string) (list []string) {
 		list = append(list, e.Name())
 	}
 	return list
+}
+
+// The layer of a running container changes while it is read: what vanishes is left out, and a folder that has become a link
+// leads nowhere.
+func TestWriteTarInUse(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	must(t, os.WriteFile(out+"/file", []byte("secret"), 0o600))
+	must(t, os.MkdirAll(dir+"/layer/folder", 0o755))
+	must(t, os.WriteFile(dir+"/layer/folder/file", []byte("open"), 0o644))
+	must(t, os.Symlink(out, dir+"/link"))
+	done, ended := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-done:
+				ended <- nil
+				return
+			default:
+			}
+			err := unix.Renameat2(unix.AT_FDCWD, dir+"/layer/folder", unix.AT_FDCWD, dir+"/link", unix.RENAME_EXCHANGE)
+			if err == nil {
+				err = os.WriteFile(dir+"/layer/fleeting", nil, 0o644)
+			}
+			if err == nil {
+				err = os.Remove(dir + "/layer/fleeting")
+			}
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	for range 1000 {
+		var b bytes.Buffer
+		must(t, WriteTar(t.Context(), &b, dir+"/layer", OverlayForm))
+		if bytes.Contains(b.Bytes(), []byte("secret")) {
+			t.Fatal("the tar has what is outside of the layer")
+		}
+	}
+	close(done)
+	must(t, <-ended)
+}
+
+func TestWriteTarExcept(t *testing.T) {
+	for _, f := range []Form{OverlayForm, AufsForm} {
+		dir := t.TempDir()
+		must(t, os.MkdirAll(dir+"/etc", 0o755))
+		for _, name := range []string{"hosts", "motd"} {
+			must(t, os.WriteFile(dir+"/etc/"+name, nil, 0o644))
+		}
+		for _, name := range []string{"etc/hostname", "etc/issue"} {
+			must(t, Write(t.Context(), dir, Mark{Path: name}, f))
+		}
+		var b bytes.Buffer
+		except := func(path string) bool { return path == "etc/hosts" || path == "etc/hostname" }
+		must(t, WriteTarExcept(t.Context(), &b, dir, f, except))
+		var names []string
+		for r := tar.NewReader(&b); ; {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			must(t, err)
+			names = append(names, h.Name)
+		}
+		if want := []string{"etc/", "etc/.wh.issue", "etc/motd"}; !slices.Equal(names, want) {
+			t.Errorf("%s: %q; want %q", f, names, want)
+		}
+	}
+}
+
+// Walk is scan without what is the union's own.
+func TestWalk(t *testing.T) {
+	for _, f := range []Form{OverlayForm, AufsForm} {
+		dir := t.TempDir()
+		must(t, os.MkdirAll(dir+"/new", 0o755))
+		must(t, os.WriteFile(dir+"/new/file", nil, 0o644))
+		must(t, Write(t.Context(), dir, Mark{Path: "gone"}, f))
+		must(t, Write(t.Context(), dir, Mark{Path: "new", Opaque: true}, f))
+		if f == AufsForm {
+			must(t, os.MkdirAll(filepath.Join(dir, whOrphan, "x"), 0o755))
+			must(t, os.WriteFile(filepath.Join(dir, whBase), nil, 0o644))
+		}
+		var got []string
+		must(t, Walk(dir, f, func(path string, m *Mark, _ *unix.Stat_t) error {
+			if m != nil {
+				path = m.String()
+			}
+			got = append(got, path)
+			return nil
+		}))
+		slices.Sort(got)
+		if want := []string{".", "gone", "new/ (opaque)", "new/file"}; !slices.Equal(got, want) {
+			t.Errorf("%s: %q; want %q", f, got, want)
+		}
+	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-//go:embed unionfs.go overlay.go aufs.go convert.go marker.go tar.go errors.go branch.go whiteout.go fuse.go
+//go:embed unionfs.go overlay.go aufs.go convert.go walk.go marker.go tar.go errors.go branch.go whiteout.go fuse.go
 //go:embed server.go server_attr.go server_copy.go server_copyup.go server_device.go server_dir.go server_file.go server_links.go
 //go:embed server_listing.go server_lookup.go server_make.go server_node.go server_pass.go server_remove.go server_rename.go server_xattr.go
 //go:embed lab.go lab_look.go lab_delete.go lab_layers.go lab_aufs.go lab_faults.go lesson.md lesson.zh.md

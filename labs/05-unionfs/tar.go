@@ -90,8 +90,8 @@ type tarEntry struct {
 // name in each form.
 func tarEntries(dir string, f Form) ([]tarEntry, error) {
 	var list []tarEntry
-	err := scan(dir, f, func(path string, m *Mark, e fs.DirEntry) error {
-		reserved := path != "." && strings.HasPrefix(e.Name(), whPrefix)
+	err := scan(dir, f, func(path string, m *Mark, st *unix.Stat_t) error {
+		reserved := strings.HasPrefix(filepath.Base(path), whPrefix)
 		switch {
 		case m != nil && !m.Opaque:
 			folder, name := filepath.Split(m.Path)
@@ -99,7 +99,7 @@ func tarEntries(dir string, f Form) ([]tarEntry, error) {
 			return nil
 		case reserved && f != AufsForm:
 			return fmt.Errorf("%s: %w", path, ErrReserved)
-		case reserved && e.IsDir():
+		case reserved && st.Mode&unix.S_IFMT == unix.S_IFDIR:
 			return fs.SkipDir // aufs's own
 		case reserved:
 			return nil

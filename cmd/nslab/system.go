@@ -1,0 +1,11 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newSystemCmd(g *globals) *cobra.Command {
+	return newNounCmd(g, "system", "Manage nslab",
+		newSystemDfCmd,
+		newSystemInfoCmd,
+		newSystemPruneCmd,
+	)
+}

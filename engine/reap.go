@@ -1,0 +1,178 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	cgroups "github.com/nslab/nslab/labs/03-cgroups"
+	container "github.com/nslab/nslab/labs/12-container"
+)
+
+// What a command that was killed has left, the next one finishes where it meets it. The rest is looked for only when somebody asks
+// for it: run folders, control groups and names of containers that are no more. What is taken for ours is never known by a pattern:
+// a folder below the run root must say itself that it belongs to this root, and a control group is one that such a folder has in
+// its journal, or that the spec of a container of this root names.
+
+// Reap removes what killed commands have left, and returns what that was.
+func (e *Engine) Reap(ctx context.Context) (removed []string, err error) {
+	errs := []error{e.reapAll(ctx)}
+	for _, reap := range []func(context.Context) ([]string, error){e.reapRuns, e.reapGroups, e.reapNames} {
+		list, err := reap(ctx)
+		removed, errs = append(removed, list...), append(errs, err)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// noteRoot writes into the lock which root the container belongs to, since several may have one run root. Where there is no room
+// for that, nobody will clean up for it, which is no reason not to have the lock.
+func (c *Container) noteRoot() {
+	if st, err := c.lock.Stat(); err == nil && st.Size() == 0 {
+		c.lock.WriteAt([]byte(c.engine.Root), 0)
+	}
+}
+
+// reapRuns removes the run folders of containers of this root that are no more, with what their journals name.
+func (e *Engine) reapRuns(ctx context.Context) (removed []string, err error) {
+	entries, err := os.ReadDir(e.runDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	errs := []error{err}
+	for _, d := range entries {
+		if len(d.Name()) != 64 || e.exists(d.Name()) {
+			continue
+		}
+		c := &Container{engine: e}
+		c.ID = d.Name()
+		gone, err := c.reapRun(ctx)
+		if errs = append(errs, err); gone {
+			removed = append(removed, c.RunDir())
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
+// reapRun removes one, unless somebody has it, or it is another root's.
+func (c *Container) reapRun(ctx context.Context) (bool, error) {
+	lock, err := os.OpenFile(filepath.Join(c.RunDir(), "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return false, nil // it has no owner that could be told
+	}
+	defer lock.Close()
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false, nil // it is being made or removed
+	}
+	owner, err := io.ReadAll(io.LimitReader(lock, unix.PathMax))
+	if err != nil || string(owner) != c.engine.Root || c.engine.exists(c.ID) {
+		return false, nil
+	}
+	s, err := container.Load(c.RunDir())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return false, err
+	case s.Alive(): // somebody has taken the container's folder away while it ran
+		err = c.kill(ctx)
+	case c.monitored():
+		return false, nil // which is about to finish
+	}
+	if s != nil && err == nil {
+		err = s.Delete(ctx, true)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, removeAll(c.RunDir())
+}
+
+// reapGroups removes the control groups of containers whose run folder somebody has taken away, so that nothing knows any more
+// that they run.
+func (e *Engine) reapGroups(ctx context.Context) (removed []string, err error) {
+	ids, err := e.ids()
+	if err != nil {
+		return nil, err
+	}
+	system, err := cgroups.Discover()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, id := range ids {
+		c, err := e.Get(ctx, id)
+		if err != nil || c.State.Running {
+			continue // what cannot be read is not touched
+		}
+		list, err := c.reapGroup(ctx, system)
+		removed, errs = append(removed, list...), append(errs, notFoundIsNil(err))
+	}
+	return removed, errors.Join(errs...)
+}
+
+func (c *Container) reapGroup(ctx context.Context, system *cgroups.System) (removed []string, err error) {
+	if os.Geteuid() != 0 || !anyGroup(system, c.cgroupsPath()) { // an ordinary user's is below his own group
+		return nil, nil
+	}
+	locked, err := c.engine.Lock(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer locked.Close()
+	if _, err := container.Load(locked.RunDir()); err == nil || locked.State.Running || locked.monitored() {
+		return nil, nil
+	}
+	var errs []error
+	for _, h := range system.Hierarchies {
+		dir := filepath.Join(h.Mount, locked.cgroupsPath())
+		if _, err := os.Lstat(dir); err != nil {
+			continue
+		}
+		if err := cgroups.RemoveDir(ctx, dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, dir)
+	}
+	return removed, errors.Join(errs...)
+}
+
+func anyGroup(system *cgroups.System, path string) bool {
+	for _, h := range system.Hierarchies {
+		if _, err := os.Lstat(filepath.Join(h.Mount, path)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// reapNames removes names that lead to no container, and gives a container its name back that has lost it.
+func (e *Engine) reapNames(ctx context.Context) (removed []string, err error) {
+	entries, err := os.ReadDir(e.namesDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list names: %w", pathCause(err))
+	}
+	for _, d := range entries {
+		id, err := os.Readlink(filepath.Join(e.namesDir(), d.Name()))
+		if err != nil || e.exists(id) && !strings.Contains(d.Name(), "~") {
+			continue
+		}
+		if e.dropName(d.Name(), id) {
+			removed = append(removed, filepath.Join(e.namesDir(), d.Name()))
+		}
+	}
+	list, err := e.List(ctx)
+	errs := []error{err}
+	for _, c := range list {
+		if _, err := os.Lstat(filepath.Join(e.namesDir(), c.Name)); errors.Is(err, fs.ErrNotExist) && c.Name != "" && e.exists(c.ID) {
+			errs = append(errs, e.claim(c.Name, c.ID))
+		}
+	}
+	return removed, errors.Join(errs...)
+}
