@@ -148,9 +148,12 @@ func (s *Store) add(ctx context.Context, base *Image, r io.Reader, o addOptions)
 
 // addLayer puts one more layer on an image that is being made.
 func (c *change) addLayer(ctx context.Context, i *Image, r io.Reader) error {
-	form, err := unionfs.FormFor(c.dir)
-	if err != nil {
-		return err
+	form := noMarks
+	if len(i.manifest.Layers) > 0 {
+		var err error
+		if form, err = unionfs.FormFor(c.dir); err != nil {
+			return err
+		}
 	}
 	in, err := c.ingest(ctx, r, true, "layer", form, expected{})
 	if err != nil {

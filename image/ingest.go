@@ -39,6 +39,9 @@ type layerInfo struct {
 
 const layerFile = "layer.json"
 
+// noMarks is the form of the lowest layer, which has nothing to take away.
+const noMarks unionfs.Form = ""
+
 // expected is what a layer must be. What is empty is not asked for.
 type expected struct {
 	blob, diff digest.Digest
@@ -138,7 +141,11 @@ func (c *change) unpack(ctx context.Context, content io.Reader, folder string, f
 		return u, err
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
-	return rootfs.UnpackLayer(ctx, tree, content, form.Marker(), rootfs.TheLimits())
+	var marker rootfs.Marker
+	if form != noMarks {
+		marker = form.Marker()
+	}
+	return rootfs.UnpackLayer(ctx, tree, content, marker, rootfs.TheLimits())
 }
 
 func drain(streams ...io.Reader) error {
