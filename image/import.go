@@ -232,9 +232,9 @@ func parsePlatform(text string) (p ocispec.Platform, err error) {
 	}
 	parts := strings.Split(strings.ToLower(text), "/")
 	known := func(s string) bool {
-		return s != "" && all(s, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_-.", c) >= 0 })
+		return s != "" && isAlnum(s[0]) && all(s, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_-.", c) >= 0 })
 	}
-	if len(parts) > 3 || !slices.ContainsFunc(parts, known) || slices.ContainsFunc(parts, func(s string) bool { return !known(s) }) {
+	if len(parts) > 3 || slices.ContainsFunc(parts, func(s string) bool { return !known(s) }) {
 		return p, fmt.Errorf("platform %q: it is written OS/ARCHITECTURE, as in linux/arm64", text)
 	}
 	if len(parts) == 1 && parts[0] != "linux" {
