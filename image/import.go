@@ -159,6 +159,7 @@ func (c *change) addLayer(ctx context.Context, i *Image, r io.Reader) error {
 	if err != nil {
 		return err
 	}
+	i.Lost = in.lost
 	i.manifest.Layers = append(i.manifest.Layers, in.blob)
 	i.Config.RootFS.DiffIDs = append(i.Config.RootFS.DiffIDs, in.DiffID)
 	ids := i.Chain()

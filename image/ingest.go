@@ -52,6 +52,7 @@ type expected struct {
 type ingested struct {
 	layerInfo
 	blob ocispec.Descriptor
+	lost map[string]int
 }
 
 // Limits of a layer. The size is that of the tar; see also [rootfs.TheLimits].
@@ -91,6 +92,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 		return in, err
 	}
 	in.blob = ocispec.Descriptor{MediaType: packing.mediaType, Digest: raw.digest(), Size: raw.size}
+	in.lost = u.Lost
 	in.layerInfo = layerInfo{
 		DiffID: content.digest(), Size: u.Bytes, Entries: u.Files + u.Folders + u.Links, Marks: u.Marks, Opaque: u.Opaque, Form: form,
 	}
