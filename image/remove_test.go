@@ -125,6 +125,9 @@ func TestUse(t *testing.T) {
 		must(t, s.Use(i.ID, "c1"))
 		must(t, s.Use(i.ID, "c2"))
 	}
+	if held, err := s.Held(i.ID, "c3"); err != nil || held.ID != i.ID {
+		t.Errorf("held by a container whose note is lost: %v", err)
+	}
 	for _, bad := range []string{"", "..", "a/b", ".x", "a b"} {
 		if s.Use(i.ID, bad) == nil || s.Release(i.ID, bad) == nil {
 			t.Errorf("container %q is accepted", bad)
