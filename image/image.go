@@ -55,6 +55,9 @@ type Image struct {
 	Extra   Extra
 	Size    int64 // of all files in all layers; only List and Measure fill it in
 
+	// Lost counts what whoever made this image here could not unpack: see rootfs.Unpacked.
+	Lost map[string]int
+
 	manifest     ocispec.Manifest
 	manifestSize int64
 }

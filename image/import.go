@@ -148,14 +148,18 @@ func (s *Store) add(ctx context.Context, base *Image, r io.Reader, o addOptions)
 
 // addLayer puts one more layer on an image that is being made.
 func (c *change) addLayer(ctx context.Context, i *Image, r io.Reader) error {
-	form, err := unionfs.FormFor(c.dir)
-	if err != nil {
-		return err
+	form := noMarks
+	if len(i.manifest.Layers) > 0 {
+		var err error
+		if form, err = unionfs.FormFor(c.dir); err != nil {
+			return err
+		}
 	}
 	in, err := c.ingest(ctx, r, true, "layer", form, expected{})
 	if err != nil {
 		return err
 	}
+	i.Lost = in.lost
 	i.manifest.Layers = append(i.manifest.Layers, in.blob)
 	i.Config.RootFS.DiffIDs = append(i.Config.RootFS.DiffIDs, in.DiffID)
 	ids := i.Chain()
@@ -229,9 +233,9 @@ func parsePlatform(text string) (p ocispec.Platform, err error) {
 	}
 	parts := strings.Split(strings.ToLower(text), "/")
 	known := func(s string) bool {
-		return s != "" && all(s, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_-.", c) >= 0 })
+		return s != "" && isAlnum(s[0]) && all(s, func(c byte) bool { return isAlnum(c) || strings.IndexByte("_-.", c) >= 0 })
 	}
-	if len(parts) > 3 || !slices.ContainsFunc(parts, known) || slices.ContainsFunc(parts, func(s string) bool { return !known(s) }) {
+	if len(parts) > 3 || slices.ContainsFunc(parts, func(s string) bool { return !known(s) }) {
 		return p, fmt.Errorf("platform %q: it is written OS/ARCHITECTURE, as in linux/arm64", text)
 	}
 	if len(parts) == 1 && parts[0] != "linux" {

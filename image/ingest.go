@@ -39,6 +39,9 @@ type layerInfo struct {
 
 const layerFile = "layer.json"
 
+// noMarks is the form of the lowest layer, which has nothing to take away.
+const noMarks unionfs.Form = ""
+
 // expected is what a layer must be. What is empty is not asked for.
 type expected struct {
 	blob, diff digest.Digest
@@ -49,6 +52,7 @@ type expected struct {
 type ingested struct {
 	layerInfo
 	blob ocispec.Descriptor
+	lost map[string]int
 }
 
 // Limits of a layer. The size is that of the tar; see also [rootfs.TheLimits].
@@ -88,6 +92,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 		return in, err
 	}
 	in.blob = ocispec.Descriptor{MediaType: packing.mediaType, Digest: raw.digest(), Size: raw.size}
+	in.lost = u.Lost
 	in.layerInfo = layerInfo{
 		DiffID: content.digest(), Size: u.Bytes, Entries: u.Files + u.Folders + u.Links, Marks: u.Marks, Opaque: u.Opaque, Form: form,
 	}
@@ -138,7 +143,11 @@ func (c *change) unpack(ctx context.Context, content io.Reader, folder string, f
 		return u, err
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
-	return rootfs.UnpackLayer(ctx, tree, content, form.Marker(), rootfs.TheLimits())
+	var marker rootfs.Marker
+	if form != noMarks {
+		marker = form.Marker()
+	}
+	return rootfs.UnpackLayer(ctx, tree, content, marker, rootfs.TheLimits())
 }
 
 func drain(streams ...io.Reader) error {

@@ -125,14 +125,16 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 			return dir, err // somebody else has made it while we waited
 		}
 	}
-	form, err := s.formFor("", d)
-	if err != nil {
-		return "", err
+	form := noMarks
+	switch {
+	case n == 0:
+	case whole:
+		form, err = s.formFor("", d)
+	default: // diff is always what overlay wants, whoever asks first
+		form, err = unionfs.FormFor(c.dir)
 	}
-	if !whole { // diff is always what overlay wants, whoever asks first
-		if form, err = unionfs.FormFor(c.dir); err != nil {
-			return "", err
-		}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
 	}
 	if err := c.fromBlob(ctx, i.manifest.Layers[n], i.Config.RootFS.DiffIDs[n], form); err != nil {
 		return "", err

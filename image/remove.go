@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -65,16 +64,29 @@ func (s *Store) remove(users Users, f func(*remover) error, done *[]Removed, fre
 		if len(*done) == 0 && opErr != nil {
 			return opErr
 		}
-		err = s.changeIndex(func(now *ocispec.Index) error { *now = *r.idx; return nil })
+		g, err := s.garbage(r.idx)
 		if err != nil {
 			return errors.Join(opErr, err)
 		}
-		layers, n, err := s.collect(r.idx)
-		for _, l := range layers {
+		write := func() error {
+			return s.changeIndex(func(now *ocispec.Index) error { *now = *r.idx; return nil })
+		}
+		if err = write(); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			// On a full disk there is no room even for a shorter index, so layers go first. Should nslab be killed now, the
+			// image is still there, and its layers are unpacked again.
+			if err = g.dropLayers(s); err == nil {
+				s.sweep()
+				err = write()
+			}
+		}
+		if err == nil {
+			err = errors.Join(g.dropLayers(s), g.dropBlobs(s))
+		}
+		for _, l := range g.gone {
 			*done = append(*done, Removed{Deleted: string(l)})
 		}
 		if freed != nil {
-			*freed += n
+			*freed += g.freed
 		}
 		return errors.Join(opErr, err)
 	})
@@ -289,52 +301,81 @@ func (r *remover) listed(id string) bool {
 	return slices.ContainsFunc(r.idx.Manifests, func(e ocispec.Descriptor) bool { return r.s.id(e) == id })
 }
 
-// collect removes blobs and layers that no image of the index and no container needs. The caller has the lock. Layers are
-// only put aside: deleting a hundred thousand files takes a while.
-func (s *Store) collect(idx *ocispec.Index) (layers []digest.Digest, freed int64, err error) {
+// garbage is what no image of an index and no container needs.
+type garbage struct {
+	layers []digest.Digest // chain ids
+	blobs  []string
+
+	gone  []digest.Digest // the layers that are removed
+	freed int64
+}
+
+// garbage looks for blobs and layers that are needed no more. The caller has the lock.
+func (s *Store) garbage(idx *ocispec.Index) (g garbage, err error) {
 	notes, err := s.notes()
 	if err != nil {
-		return nil, 0, storeError("read which images containers need", err)
+		return g, storeError("read which images containers need", err)
 	}
 	blobs, chains := map[string]bool{}, map[string]bool{}
 	for _, d := range append(notes, idx.Manifests...) {
 		if err := s.mark(d, blobs, chains); err != nil {
-			return nil, 0, err // rather keep too much than too little
+			return g, err // rather keep too much than too little
 		}
 	}
 	entries, err := os.ReadDir(s.layers())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, storeError("list layers", err)
+		return g, storeError("list layers", err)
 	}
 	for _, e := range entries {
-		if !isHex(e.Name(), 64) || chains[e.Name()] {
-			continue
+		if isHex(e.Name(), 64) && !chains[e.Name()] {
+			g.layers = append(g.layers, digest.Digest("sha256:"+e.Name()))
 		}
-		chain := digest.Digest("sha256:" + e.Name())
-		if info, err := s.layerInfo(chain); err == nil {
-			freed += info.Size
-		}
-		if err := os.Rename(s.layerPath(chain), s.layers(removing+e.Name())); err != nil {
-			return layers, freed, storeError("remove layer", err)
-		}
-		layers = append(layers, chain)
 	}
 	entries, err = os.ReadDir(s.images("blobs", "sha256"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return layers, freed, storeError("list blobs", err)
+		return g, storeError("list blobs", err)
 	}
 	for _, e := range entries {
-		if blobs[e.Name()] {
-			continue
-		}
-		if st, err := e.Info(); err == nil {
-			freed += st.Size()
-		}
-		if err := os.Remove(filepath.Join(s.images("blobs", "sha256"), e.Name())); err != nil {
-			return layers, freed, storeError("remove blob", err)
+		if !blobs[e.Name()] {
+			g.blobs = append(g.blobs, e.Name())
 		}
 	}
-	return layers, freed, nil
+	return g, nil
+}
+
+// dropLayers puts layers aside. They are deleted later, without the lock: a hundred thousand files take a while.
+func (g *garbage) dropLayers(s *Store) error {
+	for _, chain := range g.layers {
+		info, infoErr := s.layerInfo(chain)
+		err := os.Rename(s.layerPath(chain), s.layers(removing+chain.Encoded()))
+		if errors.Is(err, unix.ENOTEMPTY) { // the same layer, from an earlier time, is still being deleted
+			err = removeTree(s.layerPath(chain))
+		}
+		if err != nil {
+			return storeError("remove layer", err)
+		}
+		if infoErr == nil {
+			g.freed += info.Size
+		}
+		g.gone = append(g.gone, chain)
+	}
+	g.layers = nil
+	return nil
+}
+
+func (g *garbage) dropBlobs(s *Store) error {
+	for _, name := range g.blobs {
+		path := s.images("blobs", "sha256", name)
+		st, statErr := os.Lstat(path)
+		if err := os.Remove(path); err != nil {
+			return storeError("remove blob", err)
+		}
+		if statErr == nil {
+			g.freed += st.Size()
+		}
+	}
+	g.blobs = nil
+	return nil
 }
 
 // mark notes what an image needs. What a broken image needs cannot be known, and is of no use.

@@ -103,14 +103,14 @@ func (s *Store) Held(imageID, container string) (*Image, error) {
 	if !isDigest(digest.Digest(imageID)) {
 		return nil, &NotFoundError{imageID}
 	}
-	target, err := readSmall(s.images(usersDir, digest.Digest(imageID).Encoded(), container), 1024)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &NotFoundError{imageID}
-	}
+	idx, err := s.loadIndex()
 	if err != nil {
 		return nil, err
 	}
-	idx, err := s.loadIndex()
+	target, err := readSmall(s.images(usersDir, digest.Digest(imageID).Encoded(), container), 1024)
+	if errors.Is(err, fs.ErrNotExist) { // a note that the machine has lost in a crash; the image is there, most likely
+		return s.resolve(idx, imageID)
+	}
 	if err != nil {
 		return nil, err
 	}

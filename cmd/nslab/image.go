@@ -61,27 +61,37 @@ func (g *globals) imageUsers() image.Users {
 	}
 }
 
-// imageError gives an error about images its hint.
+// imageError gives an error about images its status and its hint.
 func imageError(err error) error {
-	if err == nil {
-		return nil
+	var s *statusError
+	hint := imageHint(err)
+	switch {
+	case err == nil || hint == "":
+		return withStatus(exitFailed, interrupted(err)) // which knows hints of its own
+	case !errors.As(err, &s):
+		return &statusError{exitFailed, err, hint}
+	case s.hint == "":
+		s.hint = hint
 	}
-	s := &statusError{status: exitFailed, err: err}
+	return err
+}
+
+// imageHint is what to do about an error.
+func imageHint(err error) string {
 	var packed *image.PackingError
 	switch {
+	case errors.As(err, &packed) && packed.Name == "zip":
+		return "make a tar of its content"
 	case errors.As(err, &packed):
-		s.hint = "unpack it on the way: " + packed.Name + " -dc FILE | nslab image import -"
-		if packed.Name == "zip" {
-			s.hint = "make a tar of its content"
-		}
+		return "unpack it on the way: " + packed.Name + " -dc FILE | nslab image import -"
 	case errors.Is(err, image.ErrNotFound):
-		s.hint = "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
+		return "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
 	case errors.Is(err, image.ErrReference):
-		s.hint = "a name is [HOST[:PORT]/]PATH[:TAG], in lower case: busybox, tools:v2, localhost:5000/a/b"
+		return "a name is [HOST[:PORT]/]PATH[:TAG], in lower case: busybox, tools:v2, localhost:5000/a/b"
 	case errors.Is(err, image.ErrInstruction):
-		s.hint = "what can be changed: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
+		return "what can be changed: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
 	}
-	return withStatus(exitFailed, interrupted(s))
+	return ""
 }
 
 // sourceDate is the time that new images bear: now, or what SOURCE_DATE_EPOCH says, so that the same input gives the same

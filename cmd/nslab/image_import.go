@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,8 +73,23 @@ func importImage(g *globals, from string, o image.ImportOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("import %s: %w", from, err)
 	}
+	warnLost(i)
 	fmt.Println(i.ID)
 	return nil
+}
+
+// warnLost says what of an archive is not there, since the user may not make it. That everything is his own goes without
+// saying.
+func warnLost(i *image.Image) {
+	var list []string
+	for _, what := range slices.Sorted(maps.Keys(i.Lost)) {
+		if what != "owner" {
+			list = append(list, fmt.Sprintf("%d %s", i.Lost[what], what))
+		}
+	}
+	if len(list) > 0 {
+		warn("without root's rights left out: " + strings.Join(list, ", "))
+	}
 }
 
 // openArchive opens a file that is to be read from front to back.

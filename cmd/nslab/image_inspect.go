@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -32,10 +31,8 @@ func newImageInspectCmd(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			missing := false
 			failed := eachArg(args, func(ref string) error {
 				i, err := s.Resolve(ref)
-				missing = missing || errors.Is(err, image.ErrNotFound)
 				if err == nil {
 					err = s.Measure(i)
 				}
@@ -47,10 +44,7 @@ func newImageInspectCmd(g *globals) *cobra.Command {
 			if err := out.Flush(os.Stdout); err != nil {
 				return withStatus(exitTemplate, err)
 			}
-			if missing && len(args) == 1 {
-				return imageError(failed)
-			}
-			return failed
+			return imageError(failed)
 		},
 	}
 	cmd.Flags().StringVarP(&tmpl, "format", "f", "", "Format output using a custom template: 'json' or a Go template")

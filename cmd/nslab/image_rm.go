@@ -30,7 +30,7 @@ has stays as long as the container.`,
 				return err
 			}
 			o.Users = g.imageUsers()
-			return eachArg(args, func(ref string) error {
+			return imageError(eachArg(args, func(ref string) error {
 				done, err := s.Remove(ref, o)
 				printRemoved(done, "Untagged: ", "Deleted: ")
 				if o.Force && errors.Is(err, image.ErrNotFound) { // as with rm -f: it is gone, which is what was wanted
@@ -38,7 +38,7 @@ has stays as long as the container.`,
 					return nil
 				}
 				return err
-			})
+			}))
 		},
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "Force removal of the image")

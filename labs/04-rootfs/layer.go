@@ -38,7 +38,10 @@ const (
 // UnpackLayer is [Unpack] for a layer of an image. The tree is empty, and of nobody's interest before it is whole.
 //
 // A mark is about the layers below, wherever in the tar it stands, and never about the layer's own files (image-spec,
-// layer.md). So a whiteout of something that the layer has, too, is none; if that is a folder, it is opaque.
+// layer.md). So a whiteout of something that the layer has, too, is none; if that is a folder, it is opaque. Where there
+// is nothing to hide a whiteout must not be: overlay lists such a folder as it is on disk, and whoever then looks at the
+// name is told that there is no such file. So the lowest layer has none, which is what m = nil means, and what lies in an
+// opaque folder neither.
 func UnpackLayer(ctx context.Context, t *Tree, r io.Reader, m Marker, limits Limits) (u Unpacked, err error) {
 	fd, err := unix.FcntlInt(t.dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -46,14 +49,15 @@ func UnpackLayer(ctx context.Context, t *Tree, r io.Reader, m Marker, limits Lim
 	}
 	// Errors are to name what is in the layer; where it is unpacked to is nobody's interest.
 	named := &Tree{os.NewFile(uintptr(fd), "the layer")}
-	u, err = unpack(ctx, &unpacker{t: named, layer: &layer{marker: m, whited: map[string]bool{}}, limits: limits}, r)
+	u, err = unpack(ctx, &unpacker{t: named, layer: &layer{marker: m, whited: map[string]map[string]bool{}, opaque: map[string]bool{}}, limits: limits}, r)
 	return u, errors.Join(err, named.Close())
 }
 
 // layer is what an unpacker knows of marks.
 type layer struct {
 	marker Marker
-	whited map[string]bool // the whiteouts so far, by the path of what they hide
+	whited map[string]map[string]bool // the whiteouts so far: folder, name of what is hidden
+	opaque map[string]bool            // the opaque folders so far
 }
 
 // checkLayerName refuses what is no path in a layer. Others take an absolute path for a relative one, which is harmless,
@@ -87,7 +91,7 @@ func (u *unpacker) mark(ctx context.Context, name string, h *tar.Header) (done b
 	}
 	switch {
 	case base == whiteoutOpaque:
-		return true, u.opaque(ctx, path.Clean(dirName))
+		return true, u.markOpaque(ctx, path.Clean(dirName))
 	case strings.HasPrefix(base, whiteoutMeta):
 		return true, nil
 	case !strings.HasPrefix(base, whiteoutPrefix):
@@ -104,7 +108,8 @@ func (u *unpacker) mark(ctx context.Context, name string, h *tar.Header) (done b
 }
 
 func (u *unpacker) whiteout(ctx context.Context, name string) error {
-	if u.layer.whited[name] {
+	folder, base := path.Dir(name), path.Base(name)
+	if u.layer.marker == nil || u.layer.whited[folder][base] {
 		return nil
 	}
 	dir, err := u.in(ctx, name)
@@ -112,23 +117,29 @@ func (u *unpacker) whiteout(ctx context.Context, name string) error {
 		return err
 	}
 	var st unix.Stat_t
-	switch err := unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW); {
+	switch err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case errors.Is(err, unix.ENOENT):
-		if err := u.layer.marker.Whiteout(ctx, dir, path.Base(name)); err != nil {
+		if err := u.layer.marker.Whiteout(ctx, dir, base); err != nil {
 			return err
 		}
+		if u.layer.whited[folder] == nil {
+			u.layer.whited[folder] = map[string]bool{}
+		}
+		u.layer.whited[folder][base] = true
 		u.Marks++
-		u.layer.whited[name] = true
 		return u.hold(len(name))
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return u.opaque(ctx, name)
+		return u.markOpaque(ctx, name)
 	default:
 		return err
 	}
 }
 
-// opaque marks a folder, and makes it where it is missing.
-func (u *unpacker) opaque(ctx context.Context, name string) error {
+// markOpaque marks a folder, and makes it where it is missing.
+func (u *unpacker) markOpaque(ctx context.Context, name string) error {
+	if u.layer.marker == nil || u.layer.opaque[name] {
+		return nil
+	}
 	f, err := u.t.MkdirAll(trace.Off(ctx), name, 0o755)
 	if err != nil {
 		return err
@@ -139,17 +150,44 @@ func (u *unpacker) opaque(ctx context.Context, name string) error {
 	}
 	u.Marks++
 	u.Opaque = u.Opaque || name == "/"
-	return u.layer.marker.Opaque(ctx, f)
+	u.layer.opaque[name] = true
+	return errors.Join(u.hold(len(name)), u.layer.marker.Opaque(ctx, f))
 }
 
 // reveal takes away the whiteout that an entry of the same layer replaces, and says whether there was one.
 func (u *unpacker) reveal(ctx context.Context, dir *os.File, name string) (bool, error) {
-	if u.layer == nil || !u.layer.whited[name] {
+	if u.layer == nil || !u.layer.whited[path.Dir(name)][path.Base(name)] {
 		return false, nil
 	}
-	delete(u.layer.whited, name)
+	delete(u.layer.whited[path.Dir(name)], path.Base(name))
 	u.Marks--
 	return true, u.layer.marker.Reveal(ctx, dir, path.Base(name))
+}
+
+// tidy takes away the whiteouts that lie below an opaque folder.
+func (u *unpacker) tidy(ctx context.Context) error {
+	for folder, names := range u.layer.whited {
+		for above := folder; ; above = path.Dir(above) {
+			if u.layer.opaque[above] {
+				break
+			}
+			if above == "/" {
+				names = nil
+				break
+			}
+		}
+		for base := range names {
+			name := path.Join(folder, base)
+			dir, err := u.in(ctx, name)
+			if err == nil {
+				_, err = u.reveal(ctx, dir, name)
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+				return fmt.Errorf("04-rootfs: unpack the whiteout of %q: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }

@@ -117,6 +117,7 @@ func TestLayerMarks(t *testing.T) {
 		"opaque first":           {[]tar.Header{{Name: "a/.wh..wh..opq"}, {Name: "a/b"}}, "a/ a/- a/b"},
 		"opaque last":            {[]tar.Header{{Name: "a/b"}, {Name: "a/.wh..wh..opq"}}, "a/ a/- a/b"},
 		"the root":               {[]tar.Header{{Name: ".wh..wh..opq"}, {Name: "b"}}, "- b"},
+		"below opaque":           {[]tar.Header{{Name: "a/b/.wh.c"}, {Name: "a/.wh.d"}, {Name: "a/.wh..wh..opq"}, {Name: "a/b/e"}}, "a/ a/- a/b/ a/b/e"},
 		"aufs's own":             {[]tar.Header{{Name: ".wh..wh.plnk/"}, {Name: ".wh..wh.plnk/1.2"}, {Name: ".wh..wh.aufs"}, {Name: "b"}}, "b"},
 		"a link of aufs's":       {[]tar.Header{{Name: ".wh.a", Typeflag: tar.TypeLink, Linkname: ".wh..wh.aufs"}}, "-a"},
 		"in the middle of names": {[]tar.Header{{Name: "a.wh.b"}, {Name: "x.wh./c"}}, "a.wh.b x.wh./ x.wh./c"},
@@ -134,6 +135,19 @@ func TestLayerMarks(t *testing.T) {
 				t.Errorf("opaque = %v", u.Opaque)
 			}
 		})
+	}
+}
+
+// TestLowestLayer: the lowest layer has nothing to take away, and still no files that are called like marks.
+func TestLowestLayer(t *testing.T) {
+	dir := t.TempDir()
+	tree, err := OpenTree(t.Context(), dir)
+	must(t, err)
+	defer tree.Close()
+	in := packed(t, tar.Header{Name: ".wh.a"}, tar.Header{Name: "d/.wh..wh..opq"}, tar.Header{Name: "d/b"}, tar.Header{Name: ".wh..wh..opq"}, tar.Header{Name: "a"})
+	u, err := UnpackLayer(t.Context(), tree, in, nil, TheLimits())
+	if got := listTree(t, dir); got != "a d/ d/b" || err != nil || u.Marks != 0 || u.Opaque {
+		t.Errorf("layer = %q, %+v, %v", got, u, err)
 	}
 }
 

@@ -74,6 +74,9 @@ func unpack(ctx context.Context, u *unpacker, r io.Reader) (Unpacked, error) {
 	if err == nil {
 		err = fillErr
 	}
+	if err == nil && u.layer != nil {
+		err = u.tidy(ctx)
+	}
 	if err == nil {
 		// Last, deepest first: making a file changes the time of its folder, and a mode may forbid making any.
 		err = u.finish(ctx)
@@ -312,7 +315,7 @@ func (u *unpacker) makeFolder(ctx context.Context, dir *os.File, base string, hi
 	if err != nil || !hidden {
 		return err
 	}
-	return u.opaque(ctx, path.Join(u.name, base)) // a folder in the place of a whiteout: nothing below it is to show through
+	return u.markOpaque(ctx, path.Join(u.name, base)) // a folder in the place of a whiteout: nothing below it is to show through
 }
 
 // plainMkdirAt makes a folder whose own mode comes in the end.
