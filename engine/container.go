@@ -156,9 +156,10 @@ func pathCause(err error) error {
 	return err
 }
 
-// lockFile opens a lock and waits for it. The kernel gives it back when its holder is gone, however it went.
+// lockFile opens a lock and waits for it. The kernel gives it back when its holder is gone, however it went. It is opened for
+// reading, which is enough: a file system that has become read-only keeps nobody from stopping what runs.
 func lockFile(ctx context.Context, name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(name, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +183,7 @@ func lockFile(ctx context.Context, name string) (*os.File, error) {
 
 // locked tells whether somebody holds a lock.
 func locked(name string) bool {
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	f, err := os.Open(name)
 	if err != nil {
 		return false
 	}

@@ -59,7 +59,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 		}
 	}()
 	if err := c.lockNew(ctx); err != nil {
-		return nil, err
+		return c, err
 	}
 	if o.Run != nil {
 		if err := c.launch(ctx, o.Run.Attach); err != nil {

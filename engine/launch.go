@@ -101,10 +101,11 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 	})
 }
 
-// tell sends the monitor what it waits for.
+// tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
 func (m *launched) tell(v any) error {
-	if err := json.NewEncoder(m.reports).Encode(v); err != nil {
-		return errors.Join(errSilent, err)
+	err := json.NewEncoder(m.reports).Encode(v)
+	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return fmt.Errorf("tell the monitor: %w", err)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func (c *Container) awaitEnd(ctx context.Context, s *container.State) error {
 
 // awaitMonitor waits for the lock that the monitor holds.
 func (c *Container) awaitMonitor(ctx context.Context) error {
-	f, err := os.OpenFile(filepath.Join(c.RunDir(), monitor.LockFile), os.O_RDWR, 0)
+	f, err := os.Open(filepath.Join(c.RunDir(), monitor.LockFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // removed, or never started
 	}

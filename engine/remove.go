@@ -83,6 +83,9 @@ func (c *Container) removeFolders() error {
 // removeAll removes a folder with all that is in it. The container may have made folders that their owner cannot enter,
 // which stops nobody but an ordinary user.
 func removeAll(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // which RemoveAll does not know where the file system is read-only
+	}
 	err := os.RemoveAll(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {

@@ -2,6 +2,7 @@ package setns
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -18,6 +19,7 @@ func init() {
 	actor.Register("06-setns", enterHere)
 	actor.Register("06-spawn", spawn)
 	actor.Register("06-chroot", chroot)
+	actor.Register("06-hold-root", holdRoot)
 }
 
 // enterHere moves the actor's main thread, to which its functions are locked, into the namespace that a file holds.
@@ -42,6 +44,17 @@ func spawn(ctx context.Context, _ []string) (string, error) {
 	}
 	go cmd.Wait()
 	return strconv.Itoa(cmd.Process.Pid), nil
+}
+
+// holdRoot opens the root folder, and keeps it: the number of the descriptor.
+func holdRoot(ctx context.Context, _ []string) (string, error) {
+	fd := -1
+	err := trace.Call(ctx, 0, func() string { return fmt.Sprintf(`open("/", O_PATH|O_DIRECTORY|O_CLOEXEC) = %d`, fd) },
+		func() (err error) {
+			fd, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			return err
+		})
+	return strconv.Itoa(fd), err
 }
 
 // chroot makes a folder that shows everything its root, as a container does that was not given pivot_root.

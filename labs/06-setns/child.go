@@ -173,7 +173,9 @@ func (s *script) run() {
 			return // the one: nobody listens, our maker is dead; but after a filter it may just be that we are not allowed to
 		}
 		if st.kind == forks && value != 0 {
-			exit(0) // the other one goes on
+			for {
+				exit(0) // the other one goes on
+			}
 		}
 	}
 }

@@ -104,17 +104,27 @@ func rootToo(t *course.T) error {
 	return nil
 }
 
-// workingFolder: a name that is harmless later leads out of the container while it is being entered.
+// workingFolder: the name of a folder inside leads out of the container.
 func workingFolder(t *course.T) error {
+	dir, err := t.Dir()
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
 	box, target, err := newContainer(t.Untraced(), t)
 	if err != nil {
 		return err
 	}
-	leak, err := os.Open("/") // any folder of the host that we happen to have open
+	leak, err := box.Call(t.Context(), "06-hold-root") // any folder of the host that was open when the root was changed
 	if err != nil {
 		return err
 	}
-	defer leak.Close()
+	if _, err := box.Call(t.Context(), "06-chroot", root); err != nil {
+		return err
+	}
 	var chdir string
 	ctx := trace.With(t.Untraced(), func(r trace.Record) {
 		switch {
@@ -126,8 +136,8 @@ func workingFolder(t *course.T) error {
 		}
 	})
 	const join = unix.CLONE_NEWPID | unix.CLONE_NEWNS
-	bad := fmt.Sprintf("/proc/self/fd/%d", leak.Fd())
-	_, _, err = enter(ctx, t, Config{Target: target, Namespaces: join, Dir: bad}, "pwd")
+	bad := "/proc/1/fd/" + leak
+	_, _, err = enter(ctx, t, Config{Target: target, Namespaces: join, Root: true, Dir: bad}, "pwd")
 	said := "ok"
 	if err != nil {
 		said = err.Error()
@@ -142,7 +152,7 @@ func workingFolder(t *course.T) error {
 	t.Check(errors.Is(err, ErrOutside), ErrOutside, said, "the check has found that it lies outside of the root")
 	t.Equal(fmt.Sprint([]int{box.Pid()}), fmt.Sprint(left), "and no program was started")
 
-	p, _, err := enter(ctx, t, Config{Target: target, Namespaces: join, Dir: "/proc"}, "echo")
+	p, _, err := enter(ctx, t, Config{Target: target, Namespaces: join, Root: true, Dir: "/proc"}, "echo")
 	if err != nil {
 		return err
 	}
@@ -151,7 +161,7 @@ func workingFolder(t *course.T) error {
 		return err
 	}
 	t.See("working folder /proc: /proc/%s/cwd → %s", str(p.Pid), link)
-	t.Equal("/proc", link, "a folder of the container is accepted")
+	t.Equal(filepath.Join(root, "proc"), link, "a folder of the container is accepted")
 	return nil
 }
 

@@ -53,9 +53,7 @@ func (p *plan) namespaces(ctx context.Context, cfg Config) error {
 	if joined&unix.CLONE_NEWUSER != 0 {
 		p.becomeRoot(cfg.Target)
 	}
-	if joined&unix.CLONE_NEWPID != 0 {
-		p.clone()
-	}
+	p.forks = joined&unix.CLONE_NEWPID != 0
 	return nil
 }
 
@@ -125,7 +123,10 @@ func (p *plan) becomeRoot(t *Target) {
 // A process never changes its PID namespace: its number would change, which it and others remember. So setns(2) says only
 // in which one its children are born (/proc/PID/ns/pid_for_children). With CLONE_PARENT the new process is not our child
 // but our brother, a child of nslab: which can wait for it. See pid_namespaces(7).
-func (p *plan) clone() {
+func (p *plan) clone(context.Context, Config) error {
+	if !p.forks {
+		return nil
+	}
 	const flags = unix.CLONE_PARENT | uintptr(unix.SIGCHLD)
 	c := call("clone", "", "clone(CLONE_PARENT|SIGCHLD)")
 	if runtime.GOARCH == "s390x" {
@@ -133,7 +134,7 @@ func (p *plan) clone() {
 	} else {
 		p.add(forks, c, unix.SYS_CLONE, flags)
 	}
-	p.forked = true
+	return nil
 }
 
 // privileged tells whether we have the capability that entering takes. Root of a container often has not.

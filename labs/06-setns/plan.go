@@ -43,8 +43,12 @@ type Config struct {
 	// PR_SET_KEEPCAPS has to be said while there is something to keep.
 	Before []Call
 
-	// Calls to make just before execve: capabilities, a controlling terminal, and a seccomp filter as the very last. They
-	// must not change who we are: the kernel would forget Pdeathsig.
+	// Calls to make once it is taken: the final capabilities. What they take away is not there any more when the program's
+	// process comes into its PID namespace.
+	After []Call
+
+	// Calls to make in that process, just before execve: a session, a controlling terminal, and a seccomp filter as the very
+	// last. They must not change who we are: the kernel would forget Pdeathsig.
 	Last []Call
 }
 
@@ -72,7 +76,7 @@ type plan struct {
 	calls  []planned
 	open   []*os.File // what is held open until the child has ended its work
 	keep   []any      // what the numbers in the steps point to
-	forked bool       // the program is a grandchild
+	forks  bool       // the program is a grandchild
 	first  int        // the first of the steps that execute
 }
 
@@ -128,19 +132,22 @@ func (p *plan) close() error {
 //  1. undumpable, before anybody inside can see us
 //  2. control groups, before the namespaces: what follows is then counted there already, and a process that is cloned
 //     later is born there
-//  3. the namespaces; then a clone, if one of them is a PID namespace
+//  3. the namespaces
 //  4. an identity in the user namespace, since without one even root owns nothing there
 //  5. root, then working folder: chroot(2) moves no working folder, so it is checked *after* both
 //  6. descriptors, which must be there before a filter may be
 //  7. the final identity, which may give away the rights that all this took; before it, what still takes them
-//  8. signals, last calls, execve: what a seccomp filter is asked for is as little as can be, since a program's filter
+//  8. the clone, if a PID namespace is entered: until here nobody inside could see us, and whom he sees now has no more
+//     rights than he has
+//  9. signals, last calls, execve: what a seccomp filter is asked for is as little as can be, since a program's filter
 //     knows what the program needs, and nothing of us
 func (p *plan) write(ctx context.Context, cfg Config) error {
 	// CVE-2016-9962: as soon as we are in the container's PID namespace, its root may ptrace us, and through our open
-	// descriptors reach the host. A process that is not dumpable can't be traced. execve(2) makes it dumpable again.
+	// descriptors reach the host. A process that is not dumpable can't be traced, but by one with CAP_SYS_PTRACE, which
+	// people give to debuggers; so by then there is nothing left to be reached, either. execve(2) makes it dumpable again.
 	p.add(must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	for _, part := range []func(context.Context, Config) error{
-		p.groups, p.namespaces, p.folders, p.streams, p.before, p.identity, p.signals, p.last, p.execute,
+		p.groups, p.namespaces, p.folders, p.streams, p.before, p.identity, p.after, p.clone, p.signals, p.last, p.execute,
 	} {
 		if err := part(ctx, cfg); err != nil {
 			return err
@@ -253,16 +260,28 @@ func (p *plan) streams(_ context.Context, cfg Config) error {
 		p.open = append(p.open, os.NewFile(uintptr(fd), f.Name()))
 		p.add(must, call("dup3", f.Name(), "dup3(%d<%s>, %d, 0)", fd, f.Name(), i), unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
 	}
-	// All our descriptors are O_CLOEXEC; but who started us may have left others. Closing them right now would close the
-	// pipe to our maker, so they are marked for execve. Kernels before 5.11 lack this call: there the parent has done it.
-	p.add(optional, call("close_range", "", "close_range(%d, ~0U, CLOSE_RANGE_CLOEXEC)", len(streams)),
-		unix.SYS_CLOSE_RANGE, uintptr(len(streams)), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	// All our descriptors are O_CLOEXEC; but who started us may have left others, and even ours are not for the eyes of the
+	// processes in the PID namespace that comes next. So all are closed but the pipe to our maker, around which there are two
+	// ranges. Kernels before 5.9 lack this call: there the parent has marked what was left for execve.
+	pipe := p.script.pipe
+	if pipe > uintptr(len(streams)) {
+		p.add(optional, call("close_range", "", "close_range(%d, %d, 0)", len(streams), pipe-1),
+			unix.SYS_CLOSE_RANGE, uintptr(len(streams)), pipe-1, 0)
+	}
+	p.add(optional, call("close_range", "", "close_range(%d, ~0U, 0)", pipe+1),
+		unix.SYS_CLOSE_RANGE, pipe+1, math.MaxUint32, 0)
 	return nil
 }
 
 // before is what the caller wants done while we have the rights to.
 func (p *plan) before(_ context.Context, cfg Config) error {
 	p.callers(cfg.Before)
+	return nil
+}
+
+// after is what he wants done when they are gone.
+func (p *plan) after(_ context.Context, cfg Config) error {
+	p.callers(cfg.After)
 	return nil
 }
 

@@ -79,7 +79,7 @@ func TestPlan(t *testing.T) {
 	defer p.close()
 	err := p.write(t.Context(), Config{
 		Dir: "/", Credential: &syscall.Credential{Uid: 1, Gid: 2, Groups: []uint32{3}}, Pdeathsig: unix.SIGKILL,
-		Before: []Call{{Op: "before"}}, Last: []Call{{Op: "last"}}, Path: "x", Args: []string{"x"}, Env: []string{"PATH=/a:/b"},
+		Before: []Call{{Op: "before"}}, After: []Call{{Op: "after"}}, Last: []Call{{Op: "last"}}, Path: "x", Args: []string{"x"}, Env: []string{"PATH=/a:/b"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s stands at %q; want a line of plan.go", c.op, c.at)
 		}
 	}
-	want := "prctl chdir getcwd dup3 dup3 dup3 close_range before setgroups setresgid setresuid prctl rt_sigprocmask last execve execve"
+	want := "prctl chdir getcwd dup3 dup3 dup3 close_range before setgroups setresgid setresuid after prctl rt_sigprocmask last execve execve"
 	if strings.Join(got, " ") != want {
 		t.Errorf("calls: %s\nwant:  %s", strings.Join(got, " "), want)
 	}
@@ -216,18 +216,18 @@ func childrenOf(t *testing.T) (list []int) {
 
 // TestGivenUp: a child that never comes to its execve is ended with the context.
 func TestGivenUp(t *testing.T) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+	r, w, err := os.Pipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fds[0])
-	defer unix.Close(fds[1])
+	defer r.Close()
+	defer w.Close()
 	buf := make([]byte, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := Start(ctx, Config{
-		Path: "/bin/true", Args: []string{"true"},
-		Last: []Call{{Trap: unix.SYS_READ, Args: [6]uintptr{uintptr(fds[0]), addressOf(buf), 1}, Op: "read", Keep: buf}},
+	_, err = Start(ctx, Config{
+		Path: "/bin/true", Args: []string{"true"}, Streams: []*os.File{r},
+		Last: []Call{{Trap: unix.SYS_READ, Args: [6]uintptr{0, addressOf(buf), 1}, Op: "read", Keep: buf}},
 	})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Start = %v; want the context's error", err)

@@ -148,7 +148,7 @@ var errSilence = errors.New("no report")
 // listen waits for the reports, and replays them in ctx. It returns the number of the process that has taken over, 0 if
 // there is none.
 func (p *plan) listen(ctx context.Context, pipe *os.File) (moved int, err error) {
-	reports := collect(ctx, pipe)
+	reports := slices.DeleteFunc(collect(ctx, pipe), p.forged)
 	// Two processes may have written: what the one did before the clone may come after what the other did then.
 	slices.SortStableFunc(reports, func(a, b report) int { return int(a.step - b.step) })
 	next := 0
@@ -172,6 +172,18 @@ func (p *plan) listen(ctx context.Context, pipe *os.File) (moved int, err error)
 	}
 	p.replay(ctx, report{step: int32(next)}) // an execve that works reports nothing: it is the step after the last report
 	return moved, nil
+}
+
+// forged tells whether a report cannot be the child's. Who has CAP_SYS_PTRACE in the PID namespace can write into the pipe,
+// too, and name any process of the machine as the one to be waited for and signalled. The kernel knows our children.
+func (p *plan) forged(r report) bool {
+	if r.step < 0 || int(r.step) >= len(p.calls) {
+		return true
+	}
+	if p.script.steps[r.step].kind != forks || r.errno != 0 || r.value == 0 {
+		return false
+	}
+	return unix.Waitid(unix.P_PID, int(r.value), nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil
 }
 
 // collect reads until all writing ends are closed, by execve or by death, or until ctx is done: a child in a frozen

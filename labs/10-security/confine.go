@@ -136,19 +136,18 @@ func Before(p *specs.Process, f *Filter) ([]setns.Call, error) {
 	return append(calls, keepCapabilities(true)), nil
 }
 
-// After is the rest, for [setns.Config]'s Last.
-func After(p *specs.Process, f *Filter) ([]setns.Call, error) {
-	calls, err := setCapabilities(p.Capabilities)
-	if err != nil {
-		return nil, err
-	}
+// After is what follows that change, for [setns.Config]'s After.
+func After(p *specs.Process) ([]setns.Call, error) { return setCapabilities(p.Capabilities) }
+
+// Last is the rest, which takes no rights, for [setns.Config]'s Last.
+func Last(p *specs.Process, f *Filter) (calls []setns.Call) {
 	if p.NoNewPrivileges {
 		calls = append(calls, noNewPrivileges())
 		if f != nil {
 			calls = append(calls, f.load()) // the very last: every call from here on is asked for
 		}
 	}
-	return calls, nil
+	return calls
 }
 
 // prctl writes down a prctl(2). The kernel wants the arguments that an option does not use to be 0.

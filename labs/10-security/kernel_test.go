@@ -249,9 +249,10 @@ func execute(t *testing.T, cfg setns.Config, p *specs.Process, f *Filter, argv .
 	if cfg.Before, err = Before(p, f); err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Last, err = After(p, f); err != nil {
+	if cfg.After, err = After(p); err != nil {
 		t.Fatal(err)
 	}
+	cfg.Last = Last(p, f)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -60,11 +60,11 @@ func regain(t *course.T) error {
 		return err
 	}
 	p := &specs.Process{Capabilities: given(keep)}
-	calls, err := After(p, nil)
+	calls, err := After(p)
 	if err != nil {
 		return err
 	}
-	careless, err := startProgram(only(t, "capset", "execve"), t, setns.Config{Last: calls})
+	careless, err := startProgram(only(t, "capset", "execve"), t, setns.Config{After: calls})
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func regain(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	careful, err := startProgram(only(t, "prctl(PR_CAPBSET_DROP, CAP_SYS_TIME", "capset", "execve"), t, setns.Config{Before: bound, Last: calls})
+	careful, err := startProgram(only(t, "prctl(PR_CAPBSET_DROP, CAP_SYS_TIME", "capset", "execve"), t, setns.Config{Before: bound, After: calls})
 	if err != nil {
 		return err
 	}
@@ -97,11 +97,12 @@ func noMore(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	calls, err := After(&specs.Process{Capabilities: given(keep), NoNewPrivileges: true}, nil)
+	process := &specs.Process{Capabilities: given(keep), NoNewPrivileges: true}
+	calls, err := After(process)
 	if err != nil {
 		return err
 	}
-	p, err := startProgram(only(t, "capset", "prctl(PR_SET_NO", "execve"), t, setns.Config{Last: calls})
+	p, err := startProgram(only(t, "capset", "prctl(PR_SET_NO", "execve"), t, setns.Config{After: calls, Last: Last(process, nil)})
 	if err != nil {
 		return err
 	}
@@ -143,9 +144,7 @@ func setUserID(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Last, err = After(&specs.Process{NoNewPrivileges: true}, nil); err != nil {
-		return err
-	}
+	cfg.Last = Last(&specs.Process{NoNewPrivileges: true}, nil)
 	staying, err := startProgram(only(t, "setresuid", "prctl(PR_SET_NO", "execve"), t, cfg)
 	if err != nil {
 		return err

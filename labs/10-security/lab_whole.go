@@ -42,9 +42,10 @@ func order(t *course.T) error {
 	if cfg.Before, err = Before(p, f); err != nil {
 		return err
 	}
-	if cfg.Last, err = After(p, f); err != nil {
+	if cfg.After, err = After(p); err != nil {
 		return err
 	}
+	cfg.Last = Last(p, f)
 	var made []string
 	shown := t.Context()
 	ctx := trace.With(t.Untraced(), func(r trace.Record) {

@@ -139,11 +139,10 @@ func rights(c *setns.Config, cfg ExecConfig) error {
 	if err != nil {
 		return err
 	}
-	after, err := security.After(p, cfg.Filter)
-	if err != nil {
+	if c.After, err = security.After(p); err != nil {
 		return err
 	}
-	c.Before = append(c.Before, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
+	c.Last = append(c.Last, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
 	for _, r := range p.Rlimits {
 		resource, ok := rlimits[r.Type]
 		if !ok {
@@ -153,7 +152,11 @@ func rights(c *setns.Config, cfg ExecConfig) error {
 		if err != nil {
 			return err
 		}
-		c.Before = append(c.Before, setns.Call{
+		list := &c.Before
+		if r.Type == "RLIMIT_NPROC" {
+			list = &c.Last // it takes no rights to lower it, and the process that makes the program's would count, too
+		}
+		*list = append(*list, setns.Call{
 			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(resource), uintptr(unsafe.Pointer(limit))}, Op: "prlimit", Keep: limit,
 			Text: fmt.Sprintf("prlimit(0, %s, {%d, %d})", r.Type, limit.Cur, limit.Max),
 		})
@@ -171,7 +174,7 @@ func rights(c *setns.Config, cfg ExecConfig) error {
 	c.Last = append(c.Last, setns.Call{
 		Trap: unix.SYS_UMASK, Args: [6]uintptr{uintptr(umask)}, Op: "umask", Text: fmt.Sprintf("umask(%#o)", umask),
 	})
-	c.Last = append(c.Last, after...)
+	c.Last = append(c.Last, security.Last(p, cfg.Filter)...)
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	"github.com/nslab/nslab/trace"
 )
 
 // mounts makes the mounts of the spec, in its order.
@@ -55,7 +56,38 @@ func (i *initProcess) mount(ctx context.Context, m specs.Mount) error {
 	case path.Dir(target) == "/dev" && i.ownDev():
 		return i.belowDev(ctx, path.Base(target), m)
 	}
-	return volumes.Attach(ctx, i.tree, m, notInProc)
+	return volumes.Attach(ctx, i.tree, m, func(at *os.File, target string) error {
+		return errors.Join(notInProc(at, target), i.notOver(ctx, at, target))
+	})
+}
+
+// notOver refuses a place that a link of the image makes out to be the root itself, or a folder in which we have yet to make
+// something: the devices of a container would be made in the volume that somebody gave it.
+func (i *initProcess) notOver(ctx context.Context, at *os.File, target string) error {
+	var place, there unix.Stat_t
+	if err := unix.Fstat(int(at.Fd()), &place); err != nil {
+		return err
+	}
+	for _, name := range []string{"/", "/dev", "/sys"} {
+		if path.Clean(target) == name {
+			continue // what was asked for
+		}
+		f, err := i.tree.Open(trace.Off(ctx), name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = errors.Join(unix.Fstat(int(f.Fd()), &there), f.Close())
+		if err == nil && there.Dev == place.Dev && there.Ino == place.Ino {
+			err = fmt.Errorf("12-container: mount on %s: it leads to %s", target, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // notInProc refuses a place inside of a procfs, but for the few files that a better one is shown over, as lxcfs does: a
