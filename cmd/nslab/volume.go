@@ -53,6 +53,17 @@ func volumeError(err error) error {
 	return s
 }
 
+// eachVolume does something for each volume that is named, and gives the errors a hint, if they are of one kind.
+func eachVolume(names []string, do func(name string) error) error {
+	err := eachArg(names, do)
+	var failed *statusError
+	var hinted *statusError
+	if errors.As(err, &failed) && errors.As(volumeError(failed.err), &hinted) {
+		failed.hint = hinted.hint
+	}
+	return err
+}
+
 // anonymousLabel is how Docker says that nobody gave a volume its name.
 const anonymousLabel = "com.docker.volume.anonymous"
 

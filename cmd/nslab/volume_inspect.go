@@ -49,7 +49,7 @@ func newVolumeInspectCmd(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = eachArg(args, func(name string) error {
+			err = eachVolume(args, func(name string) error {
 				v, err := e.Volume(name)
 				if err != nil {
 					return err

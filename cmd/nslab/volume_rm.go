@@ -27,7 +27,7 @@ that is not there is no failure.`,
 			if err != nil {
 				return err
 			}
-			return eachArg(args, func(name string) error {
+			return eachVolume(args, func(name string) error {
 				err := e.RemoveVolume(name)
 				if err != nil && !(force && errors.Is(err, volumes.ErrNoVolume)) {
 					return err
