@@ -4,13 +4,11 @@ import (
 	"context"
 	"os"
 	"path"
-	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	setns "github.com/nslab/nslab/labs/06-setns"
-	security "github.com/nslab/nslab/labs/10-security"
 	container "github.com/nslab/nslab/labs/12-container"
 )
 
@@ -81,14 +79,10 @@ func (c *Container) execConfig(o ExecOptions) (container.ExecConfig, error) {
 	if err := inherited.specRights(context.Background(), spec); err != nil {
 		return cfg, err
 	}
-	if o.Privileged && strings.Contains(strings.Join(h.SecurityOpt, " "), "seccomp=") {
-		spec.Linux.Seccomp = nil // as Docker: a privileged exec has no filter
+	if o.Privileged { // as in Docker: no filter either, whatever the container has
+		return cfg, nil
 	}
-	if spec.Linux.Seccomp != nil {
-		var err error
-		if cfg.Filter, err = security.Compile(spec.Linux.Seccomp); err != nil {
-			return cfg, err
-		}
-	}
-	return cfg, nil
+	var err error
+	cfg.Filter, _, err = inherited.filter(p.Capabilities.Bounding)
+	return cfg, err
 }

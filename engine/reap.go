@@ -35,7 +35,7 @@ func (e *Engine) Reap(ctx context.Context) (removed []string, err error) {
 // for that, nobody will clean up for it, which is no reason not to have the lock.
 func (c *Container) noteRoot() {
 	if st, err := c.lock.Stat(); err == nil && st.Size() == 0 {
-		c.lock.WriteAt([]byte(c.engine.Root), 0)
+		os.WriteFile(c.lock.Name(), []byte(c.engine.Root), 0o600)
 	}
 }
 

@@ -118,25 +118,34 @@ func (h *HostConfig) securityOption(key string) (string, bool) {
 	return "", false
 }
 
-// specRights gives the program its capabilities, and the filter in front of its system calls.
+// specRights gives the program its capabilities.
 func (c *Container) specRights(_ context.Context, s *specs.Spec) error {
-	h := &c.HostConfig
-	list, err := security.Capabilities(h.CapAdd, h.CapDrop, h.Privileged)
+	list, err := security.Capabilities(c.HostConfig.CapAdd, c.HostConfig.CapDrop, c.HostConfig.Privileged)
 	if err != nil {
 		return &InputError{What: "capability", Err: err}
 	}
 	// Neither inheritable nor ambient: a program that an ordinary user executes inside gets none by itself (CVE-2022-29162).
 	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list}
-	profile, named := h.securityOption("seccomp")
+	return nil
+}
+
+// filter is what stands in front of the container's system calls, and what says so in a spec; both are nil for none. The
+// usual filter is compiled already, and its profile only made for those who want to read it.
+func (c *Container) filter(capabilities []string) (f *security.Filter, profile func() (*specs.LinuxSeccomp, error), err error) {
+	h := &c.HostConfig
+	named, isNamed := h.securityOption("seccomp")
 	switch {
-	case profile == "unconfined", h.Privileged && !named:
-		return nil
-	case len(h.SeccompProfile) > 0:
-		s.Linux.Seccomp, err = security.ParseProfile(h.SeccompProfile, list)
-	default:
-		s.Linux.Seccomp, err = security.DefaultProfile(list)
+	case named == "unconfined", h.Privileged && !isNamed:
+		return nil, func() (*specs.LinuxSeccomp, error) { return nil, nil }, nil
+	case len(h.SeccompProfile) == 0:
+		f, err = security.DefaultFilter(capabilities)
+		return f, func() (*specs.LinuxSeccomp, error) { return security.DefaultProfile(capabilities) }, err
 	}
-	return err
+	p, err := security.ParseProfile(h.SeccompProfile, capabilities)
+	if err == nil {
+		f, err = security.Compile(p)
+	}
+	return f, func() (*specs.LinuxSeccomp, error) { return p, nil }, err
 }
 
 // specNamespaces says which namespaces are the container's own.

@@ -6,10 +6,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
-	security "github.com/nslab/nslab/labs/10-security"
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
@@ -52,7 +49,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 			err = errors.Join(err, c.dismiss(ctx))
 		}
 	}()
-	job, spec, err := c.job(ctx)
+	job, write, err := c.job(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +60,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	}
 	// The spec is on disk for people and for other runtimes. It is made anew at each start, and written while the monitor is
 	// at work with it.
-	writeErr := writeJSON(c.path("config.json"), spec, false)
+	writeErr := write()
 	if err := m.await(ctx, c, o); err != nil {
 		return nil, c.failed(err)
 	}
@@ -77,8 +74,8 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	return &Attachment{Conn: m.attached, hold: m.reports}, nil
 }
 
-// job says what the monitor is to do. The spec is the whole one; that in the job has its filter beside it, compiled.
-func (c *Container) job(ctx context.Context) (*monitor.Job, *specs.Spec, error) {
+// job says what the monitor is to do, and how to write down the spec: that in the job has its filter beside it, compiled.
+func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() error, err error) {
 	spec, err := c.spec(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -95,26 +92,29 @@ func (c *Container) job(ctx context.Context) (*monitor.Job, *specs.Spec, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	job := &monitor.Job{
+	filter, profile, err := c.filter(spec.Process.Capabilities.Bounding)
+	if err != nil {
+		return nil, nil, err
+	}
+	job = &monitor.Job{
 		Container: container.Config{
 			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: c.layers(lower),
-			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init,
+			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init, Filter: filter,
 		},
 		Dir: c.Dir(), RunDir: c.RunDir(), LogPath: c.LogPath(), Log: log,
 		Tty: c.Config.Tty, OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Durable: !c.HostConfig.AutoRemove,
 	}
-	if spec.Linux.Seccomp != nil {
-		if job.Container.Filter, err = security.Compile(spec.Linux.Seccomp); err != nil {
-			return nil, nil, err
-		}
-		told, linux := *spec, *spec.Linux
-		linux.Seccomp, told.Linux = nil, &linux
-		job.Container.Spec = &told
-	}
 	if c.HostConfig.AutoRemove {
 		job.Remove = []string{RemoveEntry, c.engine.Root, c.engine.RunRoot, c.ID}
 	}
-	return job, spec, nil
+	return job, func() error {
+		whole, linux := *spec, *spec.Linux
+		if linux.Seccomp, err = profile(); err != nil {
+			return err
+		}
+		whole.Linux = &linux
+		return writeJSON(c.path("config.json"), &whole, false)
+	}, nil
 }
 
 // layers are the container's: its own on top, then what the runtime has written for it, then the image's.
