@@ -46,7 +46,33 @@ func Already() (bool, error) {
 // Clone opens the file that this process executes through a new mount that no path leads to. The mount is dissolved with the
 // last descriptor, and lives on, where nobody can reach it, for as long as a process executes the file.
 func Clone() (fd int, err error) {
-	path, err := syscall.BytePtrFromString(Self)
+	fd, err = openTree(Self)
+	if err == syscall.EINVAL {
+		return cloneByName()
+	}
+	return fd, err
+}
+
+// cloneByName is for a process that has moved to another mount namespace since it was executed: the mount that its file was
+// reached through is not in its table, and only what is can be cloned. Most such tables have the same file by the same name.
+func cloneByName() (fd int, err error) {
+	name, err := os.Readlink(Self)
+	if err != nil {
+		return -1, err
+	}
+	if fd, err = openTree(name); err != nil {
+		return -1, syscall.EINVAL
+	}
+	var ours, found syscall.Stat_t
+	if syscall.Stat(Self, &ours) != nil || syscall.Fstat(fd, &found) != nil || ours.Dev != found.Dev || ours.Ino != found.Ino {
+		syscall.Close(fd)
+		return -1, syscall.EINVAL
+	}
+	return fd, nil
+}
+
+func openTree(name string) (fd int, err error) {
+	path, err := syscall.BytePtrFromString(name)
 	if err != nil {
 		return -1, err
 	}
