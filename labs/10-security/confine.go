@@ -169,9 +169,9 @@ func makeAll(ctx context.Context, calls []setns.Call, err error) error {
 	return err
 }
 
-// make1 makes one call. The line that is shown is that of the caller of the exported function.
+// make1 makes one call. The line that is shown is that of the exported function, which chose it.
 func make1(ctx context.Context, c setns.Call) error {
-	err := trace.Call(ctx, 3, func() string { return c.Text }, func() error {
+	err := trace.Call(ctx, 2, func() string { return c.Text }, func() error {
 		_, _, errno := unix.RawSyscall6(c.Trap, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4], c.Args[5])
 		if errno != 0 {
 			return errno
