@@ -154,10 +154,10 @@ func (i *initProcess) setIDs(ctx context.Context) error {
 		call func() unix.Errno
 	}{
 		{fmt.Sprintf("setgroups(%d, %v)", len(id.groups), id.groups), func() unix.Errno {
-			if i.setgroupsDenied() {
-				return 0
-			}
 			_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.groups)), uintptr(first), 0)
+			if errno == unix.EPERM && i.setgroupsDenied() {
+				return 0 // there are none to give up
+			}
 			return errno
 		}},
 		{fmt.Sprintf("setresgid(%[1]d, %[1]d, %[1]d)", id.gid), func() unix.Errno {
@@ -182,9 +182,10 @@ func (i *initProcess) setIDs(ctx context.Context) error {
 	return nil
 }
 
-// setgroupsDenied: in the user namespace of an ordinary user nobody may change groups. See user_namespaces(7).
+// setgroupsDenied: in the user namespace of an ordinary user, whoever has made it, nobody may change groups. See
+// user_namespaces(7).
 func (i *initProcess) setgroupsDenied() bool {
-	if i.Clone&unix.CLONE_NEWUSER == 0 || len(i.id.groups) > 0 {
+	if len(i.id.groups) > 0 {
 		return false
 	}
 	data, err := os.ReadFile("/proc/self/setgroups")
