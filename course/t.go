@@ -77,7 +77,7 @@ func (t *T) Diagnose(err error) (unmet []string) {
 		if !c.OK {
 			unmet = append(unmet, c.What)
 		}
-		t.show.condition(c, t.lab.translator(t.zh))
+		t.show.condition(c, t.env.translator(t.lab, t.zh))
 	}
 	return unmet
 }
@@ -180,16 +180,6 @@ func (t *T) undo() error {
 	}
 	t.cleanup = nil
 	return errors.Join(errs...)
-}
-
-// translator returns what finds the Chinese of the lab's fixed texts.
-func (l *Lab) translator(zh bool) func(string) string {
-	return func(s string) string {
-		if text, ok := l.Zh[s]; ok && zh {
-			return text
-		}
-		return s
-	}
 }
 
 func (t *T) say(format string, args ...any) string {

@@ -120,7 +120,7 @@ func newWalker(labs []*Lab, a assignment) (*walker, error) {
 	color.NoColor = !a.Color
 	w := &walker{assignment: a, labs: labs, lab: lab, lesson: le, result: result{Lab: lab.Name()}}
 	w.env = &environment{
-		id: a.ID, dir: a.Dir, userns: a.Userns, journal: j,
+		id: a.ID, dir: a.Dir, userns: a.Userns, journal: j, labs: labs,
 		hostMounts: os.NewFile(fdHostMounts, "mountinfo"),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
@@ -283,7 +283,7 @@ func (w *walker) fail(err error) {
 
 func (w *walker) human() bool { return w.Format != "json" }
 
-func (w *walker) translate(s string) string { return w.lab.translator(w.Lang == "zh")(s) }
+func (w *walker) translate(s string) string { return w.env.translator(w.lab, w.Lang == "zh")(s) }
 
 // handleSignals cancels the walkthrough on the first signal. Later ones change nothing: the undoing is bounded, and must
 // not be stopped half-way.
