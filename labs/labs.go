@@ -11,6 +11,7 @@ import (
 	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	security "github.com/nslab/nslab/labs/10-security"
+	container "github.com/nslab/nslab/labs/12-container"
 )
 
 // All lists the labs.
@@ -24,5 +25,6 @@ func All() []*course.Lab {
 		&setns.Lab,
 		&volumes.Lab,
 		&security.Lab,
+		&container.Lab,
 	}
 }
