@@ -122,7 +122,10 @@ const nobody = 65534
 
 // setUserID lets an ordinary user execute a program that becomes root.
 func setUserID(t *course.T) error {
-	box, err := newBox(t, unix.CLONE_NEWNS)
+	// The kernel forgets the parent-death signal of a program that gains rights. In a PID namespace it ends with the box, which
+	// does not gain any.
+	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
+	box, err := newBox(t, namespaces)
 	if err != nil {
 		return err
 	}
@@ -138,7 +141,7 @@ func setUserID(t *course.T) error {
 	}
 	defer target.Close()
 	cfg := setns.Config{
-		Target: target, Namespaces: unix.CLONE_NEWNS, Path: "/tmp/sleep", Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+		Target: target, Namespaces: namespaces, Path: "/tmp/sleep", Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
 	}
 	rising, err := startProgram(only(t, "setresuid", "execve"), t, cfg)
 	if err != nil {
