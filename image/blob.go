@@ -30,7 +30,7 @@ type blobWriter struct {
 
 const (
 	block    = 4096 // a multiple of the block size of all disks and file systems
-	blobPart = 2 << 20
+	blobPart = 1 << 20
 )
 
 // aligned makes a buffer that begins at a multiple of a block.

@@ -142,6 +142,13 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		return storeError("write layers to the disk", err)
 	}
 	return c.s.locked(unix.LOCK_EX, func() error {
+		idx, err := c.s.loadIndex()
+		if err == nil {
+			err = update(idx)
+		}
+		if err != nil {
+			return err
+		}
 		for _, d := range c.blobs {
 			if err := os.Rename(filepath.Join(c.dir, d.Encoded()), c.s.blobPath(d)); err != nil {
 				return storeError("store blob", err)
@@ -155,10 +162,7 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		if err := errors.Join(syncFolder(c.s.images("blobs", "sha256")), syncFolder(c.s.layers())); err != nil {
 			return storeError("write the image store to the disk", err)
 		}
-		if update == nil {
-			return nil
-		}
-		return c.s.changeIndex(update)
+		return c.s.writeIndex(idx)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -137,6 +138,14 @@ func (s *Store) add(ctx context.Context, base *Image, r io.Reader, o addOptions)
 	}
 	i.Parent, i.Tagged = parent, time.Now()
 	err = c.commit(func(idx *ocispec.Index) error {
+		if base == nil {
+			base = &Image{}
+		}
+		for _, l := range base.manifest.Layers { // base may have been removed meanwhile
+			if _, err := os.Lstat(s.blobPath(l.Digest)); err != nil {
+				return fmt.Errorf("layer %s of %s: %w", ShortID(string(l.Digest)), ShortID(parent), err)
+			}
+		}
 		addNames(idx, d, i.ID, parent, names, i.Tagged)
 		return nil
 	})

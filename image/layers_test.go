@@ -230,6 +230,14 @@ func TestCommit(t *testing.T) {
 	if _, err := s.Commit(t.Context(), base, func(w io.Writer) error { return errors.New("no layer today") }, CommitOptions{}); err == nil || err.Error() != "no layer today" {
 		t.Errorf("commit = %v; want the writer's error", err)
 	}
+	_, err := s.Commit(t.Context(), base, func(w io.Writer) error {
+		_, err := s.Remove("base", RemoveOptions{}) // by somebody else, at this moment
+		return errors.Join(err, writer(tarOf(t, file{"b", "22"}))(w))
+	}, CommitOptions{})
+	if got := content(t, s); !errors.Is(err, fs.ErrNotExist) || len(got) != 2 {
+		t.Errorf("commit on an image that is being removed: %v, and the store has %q; want an error, and no image", err, got)
+	}
+	base = importTar(t, s, tarOf(t, file{"a", "1"}), "base")
 	top, err := s.Commit(t.Context(), base, writer(tarOf(t, file{"b", "22"})), CommitOptions{
 		Names: []string{"top"}, Author: "me", Message: "why", CreatedBy: "sh -c x", Changes: []string{"ENV A=b"},
 	})

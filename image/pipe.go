@@ -36,8 +36,8 @@ type chunk struct {
 }
 
 const (
-	chunkSize = 1 << 20
-	chunks    = 4
+	chunkSize = 256 << 10
+	chunks    = 8
 )
 
 // newPipe begins to read. It ends with the source, or with the context.

@@ -68,15 +68,12 @@ func (s *Store) remove(users Users, f func(*remover) error, done *[]Removed, fre
 		if err != nil {
 			return errors.Join(opErr, err)
 		}
-		write := func() error {
-			return s.changeIndex(func(now *ocispec.Index) error { *now = *r.idx; return nil })
-		}
-		if err = write(); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if err = s.writeIndex(r.idx); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			// On a full disk there is no room even for a shorter index, so layers go first. Should nslab be killed now, the
 			// image is still there, and its layers are unpacked again.
 			if err = g.dropLayers(s); err == nil {
 				s.sweep()
-				err = write()
+				err = s.writeIndex(r.idx)
 			}
 		}
 		if err == nil {

@@ -173,29 +173,37 @@ func (s *Store) loadIndex() (*ocispec.Index, error) {
 
 // changeIndex lets f change index.json, under the store's lock, which the caller has.
 func (s *Store) changeIndex(f func(*ocispec.Index) error) error {
+	idx, err := s.loadIndex()
+	if err == nil {
+		err = f(idx)
+	}
+	if err != nil {
+		return err
+	}
+	return s.writeIndex(idx)
+}
+
+// writeIndex replaces index.json.
+func (s *Store) writeIndex(idx *ocispec.Index) (err error) {
+	defer func() { err = storeError("write the index of the image store", err) }()
 	left, _ := filepath.Glob(s.images(".*-*")) // of one who was killed while he wrote it
 	for _, name := range left {
 		os.Remove(name)
 	}
-	idx, err := s.loadIndex()
-	if err != nil {
-		return err
-	}
-	if err := f(idx); err != nil {
-		return err
+	if _, missing := os.Lstat(s.images(ocispec.ImageLayoutFile)); errors.Is(missing, fs.ErrNotExist) {
+		layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+		if err := errors.Join(err, replaceFile(s.images(ocispec.ImageLayoutFile), layout)); err != nil {
+			return err
+		}
 	}
 	if idx.Manifests == nil {
 		idx.Manifests = []ocispec.Descriptor{}
 	}
-	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-	if _, missing := os.Lstat(s.images(ocispec.ImageLayoutFile)); errors.Is(missing, fs.ErrNotExist) {
-		err = errors.Join(err, replaceFile(s.images(ocispec.ImageLayoutFile), layout))
+	text, err := json.MarshalIndent(idx, "", "  ")
+	if err != nil {
+		return err
 	}
-	text, marshalErr := json.MarshalIndent(idx, "", "  ")
-	if err = errors.Join(err, marshalErr); err != nil {
-		return storeError("write the index of the image store", err)
-	}
-	return storeError("write the index of the image store", replaceFile(s.images(indexFile), append(text, '\n')))
+	return replaceFile(s.images(indexFile), append(text, '\n'))
 }
 
 // change changes index.json alone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -86,6 +87,8 @@ func imageHint(err error) string {
 		return "unpack it on the way: " + packed.Name + " -dc FILE | nslab image import -"
 	case errors.Is(err, image.ErrNotFound):
 		return "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return "the images are another user's: use sudo, or a store of your own: --root DIR"
 	case errors.Is(err, image.ErrReference):
 		return "a name is [HOST[:PORT]/]PATH[:TAG], in lower case: busybox, tools:v2, localhost:5000/a/b"
 	case errors.Is(err, image.ErrInstruction):
