@@ -30,8 +30,9 @@ func Attach(ctx context.Context, conn *os.File, o Options) (out Outcome, err err
 	}
 	a := &attachment{conn: conn, opts: o, ready: make(chan byte, 1), over: make(chan error, 1)}
 	defer conn.Close()
-	a.hello() // where this fails, the hub has already sent all that it has to say, and receive finds it
 	f := &front{opts: o, to: a}
+	f.findWindow()
+	a.hello(f.firstSizes()) // where this fails, the hub has already sent all that it has to say, and receive finds it
 	go func() {
 		defer f.rescue()
 		a.over <- a.receive()
@@ -80,8 +81,8 @@ type attachment struct {
 	buf []byte
 }
 
-// hello tells what is wanted.
-func (a *attachment) hello() {
+// hello tells what is wanted, and in the same piece the size of the window: who has no terminal passes over it.
+func (a *attachment) hello(sizes []Size) {
 	var want byte
 	if a.opts.Stdin != nil {
 		want |= wantStdin
@@ -92,7 +93,11 @@ func (a *attachment) hello() {
 	if a.opts.Stderr != nil {
 		want |= wantStderr
 	}
-	a.send(frame(frameHello, version, want))
+	b := frame(frameHello, version, want)
+	for _, s := range sizes {
+		b = append(b, s.frame()...)
+	}
+	a.send(b)
 }
 
 // send sends a frame. It waits while the hub does not read, since the container does not.

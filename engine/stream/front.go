@@ -98,33 +98,51 @@ func (f *front) start() error {
 	return nil
 }
 
-// takeTerminal makes stdin raw, if it is a terminal, and finds out whose size counts: Docker asks stdout first.
-func (f *front) takeTerminal() error {
+// findWindow finds out whose size counts: Docker asks stdout first.
+func (f *front) findWindow() {
 	for _, c := range []any{f.opts.Stdout, f.opts.Stdin, f.opts.Stderr} {
 		if file, ok := c.(*os.File); ok && file != nil {
 			if t, err := OpenTerminal(file); err == nil {
 				f.window = t
-				break
+				return
 			}
 		}
 	}
-	if in, ok := f.opts.Stdin.(*os.File); ok {
-		if t, err := OpenTerminal(in); err == nil {
-			f.catch()
-			f.term.Store(t)
-			if err := t.MakeRaw(); err != nil {
-				return err
-			}
-			f.resumed.Go(f.resume)
-		}
-	}
+}
+
+// firstSizes are the sizes to begin with. The kernel tells a program only of a size that differs.
+func (f *front) firstSizes() []Size {
 	if f.window == nil {
 		return nil
 	}
-	if s, err := f.window.Size(); err == nil && f.opts.Redraw {
-		f.to.resize(Size{Rows: s.Rows + 1, Cols: s.Cols + 1})
+	s, err := f.window.Size()
+	switch {
+	case err != nil:
+		return nil
+	case f.opts.Redraw:
+		return []Size{{Rows: s.Rows + 1, Cols: s.Cols + 1}, s}
 	}
-	go f.watch()
+	return []Size{s}
+}
+
+// takeTerminal makes stdin raw, if it is a terminal, and follows the size of the window.
+func (f *front) takeTerminal() error {
+	if in, ok := f.opts.Stdin.(*os.File); ok && in != nil {
+		if t, err := OpenTerminal(in); err == nil {
+			f.catch()
+			cont := make(chan os.Signal, 1)
+			signal.Notify(cont, unix.SIGCONT)
+			f.term.Store(t)
+			if err := t.MakeRaw(); err != nil {
+				signal.Stop(cont)
+				return err
+			}
+			f.resumed.Go(func() { f.resume(cont) })
+		}
+	}
+	if f.window != nil {
+		go f.watch()
+	}
 	return nil
 }
 
@@ -152,10 +170,8 @@ func (f *front) watch() {
 }
 
 // resume makes the terminal raw again when the caller was stopped and goes on: the shell has restored its own mode.
-func (f *front) resume() {
+func (f *front) resume(cont chan os.Signal) {
 	defer f.rescue()
-	cont := make(chan os.Signal, 1)
-	signal.Notify(cont, unix.SIGCONT)
 	defer signal.Stop(cont)
 	for {
 		select {

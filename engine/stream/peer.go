@@ -49,8 +49,33 @@ func (h *Hub) Add(conn *os.File, c Client) error {
 	}
 	p.first = true
 	h.admit(p, c)
+	p.peek()
 	go p.receive()
 	return nil
+}
+
+// peek applies the size of the window that a client sends with its hello, if it is there already, so that the program starts
+// with it. It takes nothing away, and passes over nothing: what is typed may be more than the program reads before it starts.
+func (p *peer) peek() {
+	var b [64]byte
+	var n int
+	err := p.raw.Control(func(fd uintptr) {
+		n, _, _ = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	if err != nil || n <= 0 {
+		return
+	}
+	var d decoder
+	// Its errors are found again by receive.
+	_ = d.decode(b[:n], func(kind byte, payload []byte) error {
+		switch kind {
+		case frameHello:
+			return nil
+		case frameResize:
+			return p.handle(kind, payload)
+		}
+		return errProtocol
+	})
 }
 
 // Listen lets clients connect at path, which may be longer than the address of a socket. A socket that is there is replaced:

@@ -37,6 +37,12 @@ func Pump(ctx context.Context, l Local, o Options) (out Outcome, err error) {
 	} else if o.Stdin == nil {
 		p.closeInput()
 	}
+	if p.terminal != nil {
+		f.findWindow()
+		for _, s := range f.firstSizes() {
+			p.resize(s)
+		}
+	}
 	defer f.rescue()
 	defer func() { err = errors.Join(err, f.end()) }()
 	if err := f.start(); err != nil {
