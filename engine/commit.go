@@ -107,6 +107,9 @@ func (c *Container) paused(ctx context.Context, pause bool, f func() error) (err
 		if err != nil {
 			return err
 		}
+		if s.Group == nil {
+			return &StateError{Container: c.Name, Status: c.State.Status, Op: "pause", Hint: "it has no control group: leave it running with --pause=false"}
+		}
 		if err := os.WriteFile(filepath.Join(c.RunDir(), pausedFile), nil, 0o600); err != nil {
 			return fmt.Errorf("pause for a moment: %w", pathCause(err))
 		}
@@ -127,13 +130,16 @@ func (c *Container) paused(ctx context.Context, pause bool, f func() error) (err
 // goOn ends what [Container.paused] has begun.
 func (c *Container) goOn(ctx context.Context) error {
 	s, err := c.runtime()
-	if err == nil && s.Alive() {
+	if err == nil && s.Alive() && s.Group != nil {
 		err = s.Resume(ctx)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.Remove(filepath.Join(c.RunDir(), pausedFile))
+	if err := os.Remove(filepath.Join(c.RunDir(), pausedFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("let the container go on: %w", err)
+	}
+	return nil
 }
 
 // leftPaused tells whether a command that was killed has left the container paused.

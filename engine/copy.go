@@ -159,6 +159,7 @@ func (e *Engine) CopyTarFrom(ctx context.Context, ref, source string, w io.Write
 		}
 		defer from.close()
 		p := rootfs.NewPacker(w)
+		p.Owner = onlyUser()
 		return errors.Join(p.AddAll(ctx, from.file, baseName(from.path)), p.Close())
 	})
 }
@@ -218,6 +219,9 @@ func (o CopyOptions) unpack(ctx context.Context, to *os.File, r io.Reader, rules
 	}
 	defer tree.Close()
 	u, err := rootfs.UnpackInto(ctx, tree, r, rules)
+	if os.Geteuid() != 0 {
+		delete(u.Lost, "owner") // an ordinary user has nobody else to give it to, and knows that
+	}
 	if err == nil && o.Warn != nil {
 		o.warn(u.Lost)
 	}

@@ -16,10 +16,11 @@
 //
 // and below the run root (/run/nslab), gone at a reboot as the processes are:
 //
-//	containers/<id>/lock             flock: one command at a time
+//	containers/<id>/lock             flock: one command at a time; its text is the root
 //	                state.json       the runtime's record of the running container: process, control group
 //	                monitor          flock, held by the monitor while it lives
 //	                attach           socket
+//	                paused           a command has paused the container for a moment, and will let it go on
 //
 // A container whose run folder is missing, or is of another boot, does not run.
 package engine

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -19,9 +20,19 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 		}
 		defer root.Close()
 		p := rootfs.NewPacker(w)
+		p.OneMount = true
+		p.Owner = onlyUser()
 		if err := p.AddAll(ctx, root, ""); err != nil {
 			return err
 		}
 		return p.Close()
 	})
+}
+
+// onlyUser is whom all files in an ordinary user's container belong to: it has one user, root, who is he himself outside.
+func onlyUser() *[2]int {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return &[2]int{0, 0}
 }

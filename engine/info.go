@@ -176,9 +176,10 @@ func entryTypes(dir string) bool {
 // controlGroups says which limits there are.
 func (i *Info) controlGroups() {
 	s, err := cgroups.Discover()
-	if err != nil || s.Mode() == "none" {
+	usable := func(h cgroups.Hierarchy) bool { return h.Own != "" && unix.Access(h.Own, unix.W_OK) == nil }
+	if err != nil || s.Mode() == "none" || os.Geteuid() != 0 && !slices.ContainsFunc(s.Hierarchies, usable) {
 		i.CgroupDriver, i.CgroupVersion = "none", "0"
-		i.Warnings = append(i.Warnings, "WARNING: No control groups: containers have no limits")
+		i.Warnings = append(i.Warnings, "WARNING: No control groups that this user may make: containers have no limits")
 		return
 	}
 	i.CgroupDriver, i.CgroupVersion = "cgroupfs", "1"

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	mount "github.com/nslab/nslab/labs/02-mount"
@@ -92,8 +93,12 @@ func (c *Container) holdInit() (*os.File, error) {
 }
 
 // openLayers opens the union of a container that runs, without what is mounted on it. The kernel would not mount its layers
-// a second time. But a thread that enters the container's mount namespace can copy one mount, which then stands for itself.
+// a second time. But a thread that enters the container's mount namespace can copy one mount, which then stands for itself. An
+// ordinary user's thread cannot: he gets the root as it is.
 func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
+	if os.Geteuid() != 0 {
+		return c.openRoot(ctx)
+	}
 	var union *os.File
 	err := onThread(func() error {
 		proc, err := c.holdInit()
@@ -145,30 +150,24 @@ func (c *Container) withStoppedRoot(ctx context.Context, kind rootKind, f func(*
 	if err != nil {
 		return err
 	}
-	return WithUnion(ctx, c.Driver, c.layers(lower), c.path(rootFolder), func(tree *rootfs.Tree) error {
-		if kind == seenRoot {
-			if err := c.attachVolumes(ctx, tree); err != nil {
-				return err
-			}
-		}
-		return f(tree)
-	})
+	v := view{Driver: c.Driver, Layers: c.layers(lower), Target: c.path(rootFolder)}
+	if kind == seenRoot {
+		v.Mounts = c.volumeMounts()
+	}
+	return v.show(ctx, f)
 }
 
-// attachVolumes mounts volumes and binds, those above first. A tmpfs is made anew at each start, so there is none to show, and
-// neither is /dev with what was mounted in there.
-func (c *Container) attachVolumes(ctx context.Context, tree *rootfs.Tree) error {
-	list := slices.DeleteFunc(slices.Clone(c.Mounts), func(m MountPoint) bool {
-		return m.Type == volumes.TypeTmpfs || strings.HasPrefix(m.Destination, "/dev/")
-	})
-	depth := func(m MountPoint) int { return strings.Count(m.Destination, "/") }
-	slices.SortStableFunc(list, func(a, b MountPoint) int { return depth(a) - depth(b) })
-	for _, m := range list {
-		if err := volumes.Attach(ctx, tree, c.userMount(m), nil); err != nil {
-			return err
+// volumeMounts are volumes and binds, those above first. A tmpfs is made anew at each start, so there is none to show, and neither
+// is /dev with what was mounted in there.
+func (c *Container) volumeMounts() (mounts []specs.Mount) {
+	for _, m := range c.Mounts {
+		if m.Type != volumes.TypeTmpfs && !strings.HasPrefix(m.Destination, "/dev/") {
+			mounts = append(mounts, c.userMount(m))
 		}
 	}
-	return nil
+	depth := func(m specs.Mount) int { return strings.Count(m.Destination, "/") }
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return depth(a) - depth(b) })
+	return mounts
 }
 
 // form is how the container's own layer marks what it takes away.

@@ -29,9 +29,12 @@ import (
 type Packer struct {
 	// Owner replaces user and group of all files, if it is not nil.
 	Owner *[2]int
+	// OneMount leaves out what is mounted in the tree: of a folder it shows only the folder, of a file an empty one.
+	OneMount bool
 
 	w      *tar.Writer
 	avoid  *[2]uint64
+	mount  uint64
 	links  map[[2]uint64]string // device and inode of files with several names → the first of them
 	buffer []byte
 }
@@ -72,7 +75,17 @@ func (p *Packer) AddAll(ctx context.Context, f *os.File, as string) error {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return &Error{Op: "stat", Path: f.Name(), Err: err}
 	}
+	p.mount = mountID(f)
 	return p.all(ctx, f, &st, as, 0)
+}
+
+// mountID is the number of the mount that a file was opened through.
+func mountID(f *os.File) uint64 {
+	var st unix.Statx_t
+	if unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st) != nil {
+		return 0
+	}
+	return st.Mnt_id
 }
 
 // OpenEntry takes hold of a file in an open folder, whatever kind it is of: links are not followed, devices not woken.
@@ -104,12 +117,16 @@ func (p *Packer) all(ctx context.Context, f *os.File, st *unix.Stat_t, as string
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	mounted := p.OneMount && depth > 0 && mountID(f) != p.mount
+	if mounted && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		st.Size = 0
+	}
 	if as != "" {
 		if err := p.add(ctx, f, st, as); err != nil {
 			return fmt.Errorf("04-rootfs: pack %q: %w", as, err)
 		}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || MadeUp(f) {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || mounted || MadeUp(f) {
 		return nil
 	}
 	if limit := TheLimits().Depth; depth > limit {

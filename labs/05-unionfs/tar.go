@@ -40,6 +40,9 @@ func WriteTarExcept(ctx context.Context, w io.Writer, dir string, f Form, except
 	}
 	defer root.Close()
 	t := rootfs.NewPacker(w)
+	if os.Geteuid() != 0 {
+		t.Owner = &[2]int{0, 0} // an ordinary user's container has one user, root, who is he himself outside
+	}
 	for _, e := range entries {
 		if err = ctx.Err(); err != nil {
 			return err
