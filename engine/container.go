@@ -54,6 +54,7 @@ type Container struct {
 	lock     *os.File    // held by commands that change it
 	monitor  *launched   // while it is being started
 	outlined *specs.Spec // likewise: what the monitor was told first
+	donor    *Container  // while it is being made: whose network it is going to share
 }
 
 // Dir is the container's folder on disk, RunDir the one that is gone after a reboot.

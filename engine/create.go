@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -47,6 +46,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 		return nil, err
 	}
 	if err := c.check(img); err != nil {
+		return nil, err
+	}
+	if err := c.findNames(ctx); err != nil {
 		return nil, err
 	}
 	if err := e.reapAll(ctx); err != nil {
@@ -99,9 +101,6 @@ func (c *Container) check(img *image.Image) error {
 		if err := checkText(what, text); err != nil {
 			return err
 		}
-	}
-	if c.Config.Hostname == "" {
-		c.Config.Hostname = c.ID[:12]
 	}
 	h.defaults()
 	c.Driver = unionfs.Driver(h.Driver)
@@ -336,83 +335,4 @@ func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []vo
 		}
 		return nil
 	})
-}
-
-// writeInitLayer writes what no image can know: /etc/hosts, hostname and resolv.conf; and the folders on which the kernel's
-// file systems are mounted, so that they need not be made in the container's own layer.
-func (c *Container) writeInitLayer(ctx context.Context) error {
-	tree, err := rootfs.OpenTree(ctx, c.path(initLayer))
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	for _, d := range []string{"dev", "proc", "sys"} {
-		if err := os.Mkdir(filepath.Join(c.path(initLayer), d), 0o755); err != nil {
-			return fmt.Errorf("make the init layer: %w", err)
-		}
-	}
-	etc, err := c.etc()
-	if err != nil {
-		return err
-	}
-	if err := rootfs.WriteEtc(ctx, tree, etc); err != nil {
-		return err
-	}
-	if c.HostConfig.NetworkMode != "host" {
-		return nil
-	}
-	return copyHostEtc(c.path(initLayer), etc)
-}
-
-func (c *Container) etc() (rootfs.Etc, error) {
-	h := &c.HostConfig
-	e := rootfs.Etc{Hostname: c.Config.Hostname, Search: h.DNSSearch, Options: h.DNSOptions, Bare: true}
-	if d := c.Config.Domainname; d != "" && !strings.Contains(e.Hostname, ".") {
-		e.Hostname += "." + d
-	}
-	for _, s := range h.DNS {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return e, &InputError{What: "DNS server", Value: s, Err: errors.New("it is not an IP address")}
-		}
-		e.Servers = append(e.Servers, a)
-	}
-	for _, x := range h.ExtraHosts {
-		name, address, ok := strings.Cut(x, ":")
-		if !ok {
-			name, address, ok = strings.Cut(x, "=")
-		}
-		a, err := netip.ParseAddr(strings.Trim(address, "[]"))
-		if !ok || err != nil || name == "" {
-			return e, &InputError{What: "host entry", Value: x, Err: errors.New("it should be NAME:IP")}
-		}
-		e.Hosts = append(e.Hosts, rootfs.HostEntry{Address: a, Names: []string{name}})
-	}
-	return e, nil
-}
-
-// copyHostEtc: who shares the host's network finds its names, too.
-func copyHostEtc(layer string, e rootfs.Etc) error {
-	names := []string{"hosts"}
-	if len(e.Servers)+len(e.Search)+len(e.Options) == 0 {
-		names = append(names, "resolv.conf")
-	}
-	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join("/etc", name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil && name == "hosts" {
-			for _, h := range e.Hosts {
-				data = fmt.Appendf(data, "%s\t%s\n", h.Address, strings.Join(h.Names, " "))
-			}
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(layer, "etc", name), data, 0o644)
-		}
-		if err != nil {
-			return fmt.Errorf("copy /etc/%s into the init layer: %w", name, pathCause(err))
-		}
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -50,7 +51,7 @@ func (c *Container) spec(ctx context.Context) (*specs.Spec, error) {
 			NoNewPrivileges: h.noNewPrivileges(), Rlimits: rlimits(h.Ulimits),
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: c.cgroupsPath(), Sysctl: h.Sysctls,
+			CgroupsPath: c.cgroupsPath(), Sysctl: c.sysctls(),
 			MaskedPaths: h.MaskedPaths, ReadonlyPaths: h.ReadonlyPaths,
 			Namespaces: c.outlined.Linux.Namespaces, UIDMappings: c.outlined.Linux.UIDMappings, GIDMappings: c.outlined.Linux.GIDMappings,
 		},
@@ -89,6 +90,23 @@ func (c *Container) cgroupsPath() string {
 }
 
 const usualRunRoot = "/run/nslab"
+
+// sysctls are the user's, and two that Docker sets in a network of the container's own: there is nobody whom a low port number
+// or a ping could harm, so an ordinary user may have them.
+func (c *Container) sysctls() map[string]string {
+	all := map[string]string{}
+	if m := c.HostConfig.NetworkMode; m != "host" && !strings.HasPrefix(m, "container:") && os.Geteuid() == 0 {
+		for key, value := range map[string]string{
+			"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
+		} {
+			if _, err := os.Stat("/proc/sys/" + strings.ReplaceAll(key, ".", "/")); err == nil {
+				all[key] = value
+			}
+		}
+	}
+	maps.Copy(all, c.HostConfig.Sysctls)
+	return all
+}
 
 func rlimits(list []Ulimit) []specs.POSIXRlimit {
 	var all []specs.POSIXRlimit

@@ -37,9 +37,9 @@ type Config struct {
 
 // HostConfig is how this machine is to run it.
 type HostConfig struct {
-	Binds           []string        // -v, as they were written
-	Mounts          []volumes.Mount `json:",omitempty"` // -v and --mount, parsed; relative sources made absolute by cmd
-	Tmpfs           map[string]string
+	Binds           []string          // -v, as they were written
+	Mounts          []volumes.Mount   `json:",omitempty"` // -v and --mount, parsed; relative sources made absolute by cmd
+	Tmpfs           map[string]string `json:",omitempty"`
 	ContainerIDFile string
 	LogConfig       LogConfig
 	NetworkMode     string // none, host, container:ID; "default" if nothing is said
@@ -62,9 +62,9 @@ type HostConfig struct {
 	PublishAllPorts bool
 	ReadonlyRootfs  bool
 	SecurityOpt     []string
-	SeccompProfile  []byte `json:",omitempty"` // the file that --security-opt seccomp=FILE named, as cmd has read it
-	ShmSize         int64  // bytes, 0 for 64 MiB
-	Sysctls         map[string]string
+	SeccompProfile  []byte            `json:",omitempty"` // the file that --security-opt seccomp=FILE named, as cmd has read it
+	ShmSize         int64             // bytes, 0 for 64 MiB
+	Sysctls         map[string]string `json:",omitempty"`
 	Init            bool
 	OomScoreAdj     int
 

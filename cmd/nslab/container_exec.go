@@ -81,8 +81,11 @@ func (f *execFlags) options(args []string) (o engine.ExecOptions, keys []byte, e
 	if err := checkTTY(f.interactive && !f.detach, f.tty); err != nil {
 		return o, nil, err
 	}
+	if f.tty {
+		o.Size = windowSize()
+	}
 	return engine.ExecOptions{
-		Args: args, Env: append(env, f.env.Values()...), WorkingDir: f.workdir.String(), User: f.user.String(),
+		Size: o.Size, Args: args, Env: append(env, f.env.Values()...), WorkingDir: f.workdir.String(), User: f.user.String(),
 		Tty: f.tty, Privileged: f.privileged, Detach: f.detach,
 	}, keys, nil
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/engine/monitor"
@@ -63,6 +64,9 @@ func runContainer(g *globals, r *request) (err error) {
 	ctx, stop := interruptible()
 	defer stop()
 	ctx, explained := explaining(ctx, r.Explain)
+	if r.Config.Tty {
+		r.Host.ConsoleSize = windowSize()
+	}
 	o := engine.StartOptions{Warn: warn}
 	if !r.Detach {
 		o.Attach = &stream.Client{Stdin: r.Config.AttachStdin, Stdout: r.Config.AttachStdout, Stderr: r.Config.AttachStderr}
@@ -157,6 +161,17 @@ func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (c
 		return code, false, err
 	}
 	return out.ExitStatus, out.Detached, err
+}
+
+// windowSize is that of the terminal that nslab was started from, rows and columns, 0 without one: a program's terminal has the
+// same from its first moment on.
+func windowSize() [2]uint {
+	for _, f := range []*os.File{os.Stdout, os.Stdin, os.Stderr} {
+		if cols, rows, err := term.GetSize(int(f.Fd())); err == nil {
+			return [2]uint{uint(rows), uint(cols)}
+		}
+	}
+	return [2]uint{}
 }
 
 // detachKeys are those that were asked for, or the usual ones.

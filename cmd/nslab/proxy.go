@@ -10,8 +10,7 @@ import (
 )
 
 // proxySignals passes the signals that nslab gets on to a container, until the returned function is called. Those that are
-// about nslab itself stay here: the end of a child, a pipe that nobody reads, the size of the window, the stops of a shell's
-// job control, and the one by which the Go runtime interrupts itself.
+// about nslab itself stay here: the end of a child, a pipe that nobody reads, and the one by which the Go runtime interrupts itself.
 func proxySignals(e *engine.Engine, id string) (stop func()) {
 	return proxyTo(func(s syscall.Signal) {
 		e.Kill(context.Background(), id, s) // one that has ended needs none any more
@@ -27,8 +26,7 @@ func proxyTo(send func(syscall.Signal)) (stop func()) {
 			select {
 			case s := <-signals:
 				switch s {
-				case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH, syscall.SIGURG, syscall.SIGTSTP, syscall.SIGTTIN,
-					syscall.SIGTTOU, syscall.SIGCONT:
+				case syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG:
 					continue
 				}
 				send(s.(syscall.Signal))

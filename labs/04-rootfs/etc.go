@@ -114,7 +114,8 @@ func (e Etc) files() ([]etcFile, error) {
 		}
 	}
 	var hosts, resolv strings.Builder
-	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n" +
+		"ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n") // as Docker has it
 	for _, h := range e.Hosts {
 		fmt.Fprintf(&hosts, "%s\t%s\n", h.Address.WithZone(""), strings.Join(h.Names, " "))
 	}

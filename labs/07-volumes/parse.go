@@ -252,12 +252,10 @@ func (m *Mount) complete(spec string, given map[string]bool) error {
 	switch {
 	case m.Type == TypeBind && m.Source == "":
 		return invalid(spec, "a bind needs source=…")
+	case m.Type == TypeBind && !absolute(m.Source):
+		return invalid(spec, "source %q: a path must be absolute", m.Source)
 	case m.Type == TypeBind:
-		file, err := filepath.Abs(m.Source)
-		if err != nil {
-			return invalid(spec, "%v", err)
-		}
-		m.Source = file
+		m.Source = filepath.Clean(m.Source)
 	case m.Type == TypeTmpfs && m.Source != "":
 		return invalid(spec, "a tmpfs has no source")
 	case m.Type == TypeVolume && m.Source != "" && !volumeName.MatchString(m.Source):
@@ -271,7 +269,7 @@ func (m Mount) tmpfsOptions() []string {
 	if mode == 0 {
 		mode = 0o1777
 	}
-	options := []string{"nosuid", "nodev", fmt.Sprintf("mode=%o", mode)}
+	options := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", mode)}
 	if m.Size > 0 {
 		options = append(options, fmt.Sprintf("size=%d", m.Size))
 	}

@@ -90,7 +90,7 @@ func TestSpec(t *testing.T) {
 		{Mount{Type: TypeVolume, Target: "/d", ReadOnly: true}, "bind rbind,rro,rprivate"},
 		{Mount{Type: TypeBind, Target: "/d", ReadOnly: true, TopOnly: true}, "bind rbind,ro,rprivate"},
 		{Mount{Type: TypeBind, Target: "/d", ReadOnly: true, NonRecursive: true, Propagation: "rslave"}, "bind bind,ro,rslave"},
-		{Mount{Type: TypeTmpfs, Target: "/d", Size: 4096, ReadOnly: true}, "tmpfs nosuid,nodev,mode=1777,size=4096,ro"},
+		{Mount{Type: TypeTmpfs, Target: "/d", Size: 4096, ReadOnly: true}, "tmpfs nosuid,nodev,noexec,mode=1777,size=4096,ro"},
 	} {
 		s := test.m.Spec("/source")
 		if got := s.Type + " " + strings.Join(s.Options, ","); got != test.want {

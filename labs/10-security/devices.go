@@ -28,6 +28,7 @@ func DefaultDeviceRules() []specs.LinuxDeviceCgroup {
 		{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, // null, zero, full, random, urandom
 		{5, 0}, {5, 1}, {5, 2}, // tty, console, ptmx
 		{136, -1}, // the terminals that ptmx makes
+		{10, 200}, // tun: what it makes belongs to the container's own network
 	} {
 		rule := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &d[0], Access: "rwm"}
 		if d[1] >= 0 {

@@ -290,7 +290,7 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"Uid": "1000 1000 1000 1000", "Gid": "1001 1001 1001 1001", "Groups": "7 8", "NoNewPrivs": "1", "Seccomp": "2",
+		"Uid": "1000 1000 1000 1000", "Gid": "1001 1001 1001 1001", "Groups": "7 8 1001", "NoNewPrivs": "1", "Seccomp": "2",
 		"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": "0000000000000421", "CapPrm": "0000000000000000", // an ordinary user has none after execve
 	}
 	fields := func(pid int) map[string]string {

@@ -87,7 +87,7 @@ func execIdentity(ctx context.Context, tree *rootfs.Tree, cfg ExecConfig) (ident
 // noGroups: in the user namespace of an ordinary user nobody may change groups.
 func noGroups(pid int, id identity) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/setgroups", pid))
-	return err == nil && strings.TrimSpace(string(data)) == "deny" && len(id.groups) == 0
+	return err == nil && strings.TrimSpace(string(data)) == "deny" && len(id.groups) <= 1
 }
 
 // execStreams prepares what becomes descriptors 0 to 2.
@@ -116,6 +116,8 @@ func execStreams(ctx context.Context, c *setns.Config, cfg ExecConfig, tree *roo
 	for _, f := range []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr} {
 		if f == nil {
 			f = null
+		} else if err := giveAway(int(f.Fd()), id.uid); err != nil {
+			return nil, null, err
 		}
 		c.Streams = append(c.Streams, f)
 	}

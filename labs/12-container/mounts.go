@@ -42,7 +42,7 @@ func (i *initProcess) mount(ctx context.Context, m specs.Mount) error {
 	case m.Type == "proc" && target == "/proc":
 		return rootfs.Proc(ctx, i.tree)
 	case m.Type == "sysfs" && target == "/sys":
-		return i.sys(ctx)
+		return i.sys(ctx, m)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return i.cgroupMounts(ctx, target, m)
 	case target == "/dev" && m.Type == "tmpfs":
@@ -108,7 +108,10 @@ func notInProc(at *os.File, target string) error {
 }
 
 // sys mounts a sysfs. Who shares the host's network from a user namespace of his own may not, and gets the host's, read-only.
-func (i *initProcess) sys(ctx context.Context) error {
+func (i *initProcess) sys(ctx context.Context, m specs.Mount) error {
+	if slices.Contains(m.Options, "rw") { // for a privileged container
+		return rootfs.MountOn(ctx, i.tree, "sys", 0o555, m)
+	}
 	err := rootfs.Sys(ctx, i.tree)
 	if errors.Is(err, unix.EPERM) && i.Clone&unix.CLONE_NEWUSER != 0 {
 		return rootfs.BindSys(ctx, i.tree)

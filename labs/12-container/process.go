@@ -43,6 +43,11 @@ func (i *initProcess) become(ctx context.Context) error {
 	if err := i.takeTerminal(ctx); err != nil {
 		return err
 	}
+	for fd := range 3 {
+		if err := giveAway(fd, i.id.uid); err != nil {
+			return err
+		}
+	}
 	if err := i.ready(); err != nil {
 		return err
 	}
@@ -142,6 +147,23 @@ func (i *initProcess) dropRights(ctx context.Context) error {
 	return nil
 }
 
+// giveAway makes the program's user the owner of one of its pipes: who is not could not open his own /dev/stdout. What is the
+// host's, such as /dev/null, stays as it is.
+func giveAway(fd int, uid uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("12-container: look at descriptor %d: %w", fd, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO || st.Uid == uid {
+		return nil
+	}
+	err := unix.Fchown(fd, int(uid), -1)
+	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) { // a user that is not mapped owns nothing
+		return fmt.Errorf("12-container: give descriptor %d to user %d: %w", fd, uid, err)
+	}
+	return nil
+}
+
 // setIDs calls the kernel by itself: the functions of Go's library change all threads, and this is about one.
 func (i *initProcess) setIDs(ctx context.Context) error {
 	id := i.id
@@ -214,7 +236,7 @@ func (i *initProcess) execute(ctx context.Context) error {
 		err := trace.Call(ctx, 0,
 			func() string { return fmt.Sprintf("execve(%q, %q)", name, p.Args) },
 			func() error { return syscall.Exec(name, p.Args, env) })
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || searched && errors.Is(err, unix.ENAMETOOLONG) {
 			continue
 		}
 		last = err
@@ -233,10 +255,13 @@ func isFolder(name string) bool {
 	return unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// places lists where a program may be, as execvp(3) looks for it.
+// places lists where a program may be, as execvp(3) looks for it, but for the working folder.
 func places(program string, env []string) []string {
 	if strings.Contains(program, "/") {
 		return []string{program}
+	}
+	if program == "" {
+		return nil
 	}
 	search := ""
 	for _, e := range env {
@@ -246,8 +271,8 @@ func places(program string, env []string) []string {
 	}
 	var list []string
 	for dir := range strings.SplitSeq(search, ":") {
-		if dir == "" {
-			dir = "."
+		if !path.IsAbs(dir) {
+			continue // an empty one would be the working folder: whoever wants that can say so
 		}
 		list = append(list, path.Join(dir, program))
 	}

@@ -133,13 +133,20 @@ func (i *initProcess) limit(ctx context.Context, r specs.POSIXRlimit) error {
 			return fmt.Errorf("12-container: read limit %s: %w", r.Type, err)
 		}
 		want = unix.Rlimit{Cur: min(want.Cur, have.Max), Max: min(want.Max, have.Max)}
-		i.warn("%s is %d instead of %d: to raise it takes CAP_SYS_RESOURCE", r.Type, want.Max, r.Hard)
+		i.warn("%s is %s instead of %s: to raise it takes CAP_SYS_RESOURCE", r.Type, limitText(want.Max), limitText(r.Hard))
 		err = set()
 	}
 	if err != nil {
 		return fmt.Errorf("12-container: set limit %s to %d:%d: %w", r.Type, r.Soft, r.Hard, err)
 	}
 	return nil
+}
+
+func limitText(n uint64) string {
+	if n == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 // network brings lo up in a network namespace of its own: without it not even 127.0.0.1 answers.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/user"
@@ -50,7 +51,16 @@ func lookUp(ctx context.Context, tree *rootfs.Tree, who string, groups []string)
 	for _, g := range append(u.Sgids, more...) {
 		id.groups = append(id.groups, uint32(g))
 	}
+	id.addPrimary()
 	return id, nil
+}
+
+// addPrimary makes the primary group one of the others, too. Who could lay it down, by a set-group-id program, would get at
+// files that deny this group what they allow everybody (CVE-2022-36109, CVE-2022-2989).
+func (id *identity) addPrimary() {
+	id.groups = append(id.groups, id.gid)
+	slices.Sort(id.groups)
+	id.groups = slices.Compact(id.groups)
 }
 
 // readPlain reads a small file of the image. It may be anything: a FIFO, on which open(2) waits for ever without O_NONBLOCK
@@ -81,7 +91,8 @@ func readPlain(ctx context.Context, tree *rootfs.Tree, name string) ([]byte, err
 
 // identityOf takes the numbers of the spec, with the home that the image has for them.
 func identityOf(ctx context.Context, tree *rootfs.Tree, u specs.User) (identity, error) {
-	id := identity{uid: u.UID, gid: u.GID, groups: u.AdditionalGids, home: "/"}
+	id := identity{uid: u.UID, gid: u.GID, groups: slices.Clone(u.AdditionalGids), home: "/"}
+	id.addPrimary()
 	passwd, err := readPlain(ctx, tree, "/etc/passwd")
 	if err != nil {
 		return id, nil // numbers need no names
