@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,14 +63,17 @@ func (e *Engine) reapRuns(ctx context.Context) (removed []string, err error) {
 
 // reapRun removes one, unless somebody has it, or it is another root's.
 func (c *Container) reapRun(ctx context.Context) (bool, error) {
-	lock, err := os.OpenFile(filepath.Join(c.RunDir(), "lock"), os.O_RDWR, 0)
-	if err != nil {
+	name := filepath.Join(c.RunDir(), "lock")
+	if _, err := os.Lstat(name); err != nil {
 		return false, nil // it has no owner that could be told
 	}
-	defer lock.Close()
-	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	moment, cancel := context.WithTimeout(ctx, time.Second) // a monitor holds the lock until just after the start
+	defer cancel()
+	lock, err := lockFile(moment, name)
+	if err != nil {
 		return false, nil // it is being made or removed
 	}
+	defer lock.Close()
 	owner, err := io.ReadAll(io.LimitReader(lock, unix.PathMax))
 	if err != nil || string(owner) != c.engine.Root || c.engine.exists(c.ID) {
 		return false, nil

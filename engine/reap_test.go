@@ -74,6 +74,7 @@ func TestReapWithoutFolder(t *testing.T) {
 	must(t, errors.Join(err, c.Close()))
 	s, err := c.runtime()
 	must(t, err)
+	t.Cleanup(func() { s.Delete(context.Background(), true) })
 	must(t, os.RemoveAll(c.Dir()))
 	removed, err := e.Reap(ctx)
 	must(t, err)

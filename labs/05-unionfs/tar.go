@@ -73,8 +73,8 @@ func addEntry(ctx context.Context, t *rootfs.Packer, root *os.File, e tarEntry) 
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return nil // or a folder on the way is a link by now
+	case changed(err), errors.Is(err, unix.EXDEV), errors.Is(err, unix.EAGAIN):
+		return nil // it is gone, or a folder on the way is a link by now, or was moved out of the layer
 	case err != nil:
 		return err
 	}
