@@ -63,6 +63,9 @@ func (e *Engine) reapRuns(ctx context.Context) (removed []string, err error) {
 // reapRun removes one, unless somebody has it, or it is another root's.
 func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	lock, err := os.OpenFile(filepath.Join(c.RunDir(), "lock"), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.Remove(c.RunDir()) == nil, nil // its maker was killed after the first step; only an empty folder goes
+	}
 	if err != nil {
 		return false, nil // it has no owner that could be told
 	}
@@ -71,6 +74,9 @@ func (c *Container) reapRun(ctx context.Context) (bool, error) {
 		return false, nil // it is being made or removed
 	}
 	owner, err := io.ReadAll(io.LimitReader(lock, unix.PathMax))
+	if entries, e := os.ReadDir(c.RunDir()); err == nil && e == nil && len(owner) == 0 && len(entries) == 1 { // or after the second
+		return os.Remove(lock.Name()) == nil && os.Remove(c.RunDir()) == nil, nil
+	}
 	if err != nil || string(owner) != c.engine.Root || c.engine.exists(c.ID) {
 		return false, nil
 	}
