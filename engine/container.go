@@ -21,6 +21,7 @@ import (
 type Record struct {
 	ID         string `json:"Id"`
 	Name       string
+	OtherName  string `json:",omitempty"` // the one before the last rename, or the one that it was to get: see [Engine.Rename]
 	Created    time.Time
 	Path       string   // the program
 	Args       []string // its arguments

@@ -187,16 +187,30 @@ func (h *HostConfig) check() error {
 	return nil
 }
 
-// lockNew takes the lock of a container that nobody knows yet.
+// lockNew takes the lock of a container, and makes it where it is missing. Somebody may remove the folder meanwhile: an empty
+// one is nobody's yet. A lock counts only if it is the one that others find under its name.
 func (c *Container) lockNew(ctx context.Context) (err error) {
-	if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
-		return fmt.Errorf("make %s: %w", c.RunDir(), pathCause(err))
+	name := filepath.Join(c.RunDir(), "lock")
+	for range 100 {
+		if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
+			return fmt.Errorf("make %s: %w", c.RunDir(), pathCause(err))
+		}
+		c.lock, err = lockFile(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ours, err := c.lock.Stat()
+		if now, statErr := os.Stat(name); err == nil && statErr == nil && os.SameFile(ours, now) {
+			c.noteRoot()
+			return nil
+		}
+		c.lock.Close()
+		c.lock = nil
 	}
-	if c.lock, err = lockFile(ctx, filepath.Join(c.RunDir(), "lock")); err != nil {
-		return err
-	}
-	c.noteRoot()
-	return nil
+	return fmt.Errorf("take the lock %s: somebody removes it all the time", name)
 }
 
 func (c *Container) makeFolders(context.Context) error {

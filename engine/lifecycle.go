@@ -290,7 +290,8 @@ func (e *Engine) Unpause(ctx context.Context, ref string) error {
 	return s.Resume(ctx)
 }
 
-// Rename gives a container another name.
+// Rename gives a container another name. Until it is over, two names lead to the container, and the record tells which of
+// them counts, and which other one has to go: a command that is killed in between takes none out of use.
 func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -303,15 +304,18 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if name == c.Name {
 		return &InputError{What: "container name", Value: name, Err: errors.New("it has this name already")}
 	}
+	c.OtherName = name
+	if err := c.save(); err != nil {
+		return err
+	}
 	if err := e.claim(name, c.ID); err != nil {
 		return err
 	}
-	old := c.Name
-	c.Name = name
+	c.Name, c.OtherName = name, c.Name
 	if err := c.save(); err != nil {
 		return errors.Join(err, e.disclaim(name, c.ID))
 	}
-	return e.disclaim(old, c.ID)
+	return e.disclaim(c.OtherName, c.ID)
 }
 
 // Update changes the limits of a container, also of one that runs. change gets the present ones.

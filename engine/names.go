@@ -56,12 +56,19 @@ func (e *Engine) claim(name, id string) error {
 		if owner == id {
 			return nil
 		}
-		if e.exists(owner) {
+		if e.exists(owner) && !e.leftName(name, owner) {
 			return &NameError{Name: name, Owner: owner}
 		}
 		e.dropName(name, owner)
 	}
 	return fmt.Errorf("claim the name %s: others are claiming it all the time", name)
+}
+
+// leftName tells whether a name that leads to a container is not its own: a rename was killed before it could take it back.
+func (e *Engine) leftName(name, owner string) bool {
+	var r Record
+	err := readJSON(filepath.Join(e.containersDir(), owner, recordFile), &r)
+	return err == nil && r.Name != name && !locked(filepath.Join(e.runDir(), owner, "lock"))
 }
 
 // dropName removes a name whose container was never finished, or is gone. It is renamed first: whoever takes the same one aside

@@ -14,8 +14,10 @@ type Pruned struct {
 // Prune removes all containers that do not run and that the caller does not want to keep. It goes on after an error. As in
 // Docker, volumes stay, also those without a name.
 func (e *Engine) Prune(ctx context.Context, keep func(*Container) bool) (p Pruned, err error) {
-	list, err := e.List(ctx)
-	errs := []error{err}
+	errs := []error{e.reapAll(ctx)}
+	_, err = e.reapRuns(ctx)
+	list, listErr := e.List(ctx)
+	errs = append(errs, err, listErr)
 	for _, c := range list {
 		if c.State.Running || keep(c) {
 			continue

@@ -64,7 +64,9 @@ func (e *Engine) reapRuns(ctx context.Context) (removed []string, err error) {
 // reapRun removes one, unless somebody has it, or it is another root's.
 func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	name := filepath.Join(c.RunDir(), "lock")
-	if _, err := os.Lstat(name); err != nil {
+	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		return os.Remove(c.RunDir()) == nil, nil // its maker was killed after the first step; only an empty folder goes
+	} else if err != nil {
 		return false, nil // it has no owner that could be told
 	}
 	moment, cancel := context.WithTimeout(ctx, time.Second) // a monitor holds the lock until just after the start
@@ -75,6 +77,9 @@ func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	}
 	defer lock.Close()
 	owner, err := io.ReadAll(io.LimitReader(lock, unix.PathMax))
+	if entries, e := os.ReadDir(c.RunDir()); err == nil && e == nil && len(owner) == 0 && len(entries) == 1 { // or after the second
+		return os.Remove(lock.Name()) == nil && os.Remove(c.RunDir()) == nil, nil
+	}
 	if err != nil || string(owner) != c.engine.Root || c.engine.exists(c.ID) {
 		return false, nil
 	}

@@ -29,7 +29,8 @@ func TestReap(t *testing.T) {
 		must(t, errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(dir+"/lock", []byte(owner), 0o600)))
 		return dir
 	}
-	ours, theirs, nobodys := run(number("1"), e.Root), run(number("2"), other.Root), run(number("3"), "")
+	ours, theirs, nobodys, begun := run(number("1"), e.Root), run(number("2"), other.Root), run(number("3"), ""), run(number("8"), "")
+	must(t, os.WriteFile(nobodys+"/monitor", nil, 0o600))
 	held := run(number("4"), e.Root)
 	lock, err := lockFile(ctx, held+"/lock")
 	must(t, err)
@@ -43,7 +44,7 @@ func TestReap(t *testing.T) {
 
 	removed, err := e.Reap(ctx)
 	must(t, err)
-	for _, dir := range []string{ours, half, going, filepath.Join(e.namesDir(), "stale")} {
+	for _, dir := range []string{ours, begun, half, going, filepath.Join(e.namesDir(), "stale")} {
 		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there: %v", dir, err)
 		}
@@ -53,7 +54,7 @@ func TestReap(t *testing.T) {
 			t.Errorf("%s, which is not ours to take, is gone: %v", dir, err)
 		}
 	}
-	if want := []string{ours, filepath.Join(e.namesDir(), "stale")}; !slices.Equal(removed, want) {
+	if want := []string{ours, begun, filepath.Join(e.namesDir(), "stale")}; !slices.Equal(removed, want) {
 		t.Errorf("removed %q; want %q", removed, want)
 	}
 	if now, err := e.Get(ctx, "cc"); err != nil || now.ID != c.ID || !now.State.Running {

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	container "github.com/nslab/nslab/labs/12-container"
 )
 
 // removing begins the name of a container's folder while it is taken apart.
@@ -35,8 +36,27 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		if err := c.kill(ctx); err != nil {
 			return err
 		}
+		if err := c.endRun(ctx); err != nil {
+			return err
+		}
 	}
 	return c.remove(ctx, o.Volumes)
+}
+
+// endRun does what the container's monitor does at the end, for one that was killed before: it ends what still runs, and takes
+// the control group away.
+func (c *Container) endRun(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	err := c.awaitMonitor(bounded)
+	s, loadErr := container.Load(c.RunDir())
+	if loadErr == nil {
+		return errors.Join(err, s.Delete(context.WithoutCancel(ctx), true))
+	}
+	if errors.Is(loadErr, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(err, loadErr)
 }
 
 // RemoveEnded is [Engine.Remove] for an --rm container whose end the caller has just heard of from its monitor. Somebody else
@@ -63,6 +83,7 @@ func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, tr
 func (c *Container) remove(ctx context.Context, withVolumes bool) error {
 	err := errors.Join(
 		c.engine.disclaim(c.Name, c.ID),
+		c.engine.disclaim(c.OtherName, c.ID),
 		c.releaseVolumes(withVolumes),
 		c.engine.images.Release(c.Image, c.ID),
 	)
@@ -143,7 +164,7 @@ func (c *Container) discard(ctx context.Context) error {
 	if c.lock == nil {
 		return nil // nothing was made yet
 	}
-	errs := []error{c.dismiss(ctx)}
+	errs := []error{c.dismiss(ctx), c.endRun(ctx)}
 	names, err := os.ReadDir(c.engine.namesDir())
 	if err == nil {
 		for _, n := range names {

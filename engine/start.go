@@ -56,13 +56,13 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	job.First = o.Attach
 	os.Remove(c.path(monitor.ExitFile)) // how the last run ended is no news any more
 	if err := m.tell(job); err != nil {
-		return nil, c.failed(err)
+		return nil, c.failed(ctx, err)
 	}
 	// The spec is on disk for people and for other runtimes. It is made anew at each start, and written while the monitor is
 	// at work with it.
 	writeErr := write()
 	if err := m.await(ctx, c, o); err != nil {
-		return nil, c.failed(err)
+		return nil, c.failed(ctx, err)
 	}
 	if writeErr != nil && o.Warn != nil {
 		o.Warn(writeErr.Error())
@@ -124,8 +124,9 @@ func (c *Container) layers(image []string) unionfs.Layers {
 	}
 }
 
-// failed turns the reason of a failed start into an exit status that users of Docker know, and writes it down.
-func (c *Container) failed(err error) error {
+// failed turns the reason of a failed start into an exit status that users of Docker know, and writes it down. What the monitor
+// has made is undone by it, or here if it was killed.
+func (c *Container) failed(ctx context.Context, err error) error {
 	code := 125
 	var init *container.InitError
 	if errors.As(err, &init) {
@@ -136,7 +137,11 @@ func (c *Container) failed(err error) error {
 			code = 126
 		}
 	}
-	c.clearRun()
+	undo := errors.Join(c.dismiss(ctx), c.endRun(ctx))
+	if undo == nil {
+		c.clearRun()
+	}
 	exit := monitor.Exit{ExitCode: code, Error: err.Error(), FinishedAt: time.Time{}}
-	return errors.Join(&StartError{Code: code, Err: err}, writeJSON(c.path(monitor.ExitFile), &exit, false))
+	writeJSON(c.path(monitor.ExitFile), &exit, false) // if there is no room for it, `inspect` does not show why
+	return errors.Join(&StartError{Code: code, Err: err}, undo)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	container "github.com/nslab/nslab/labs/12-container"
@@ -104,6 +105,9 @@ func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !c.answersTo(ref) {
+		return nil, &NotFoundError{Ref: ref}
+	}
 	if c.stale() || c.leftPaused() {
 		locked, err := e.Lock(ctx, id) // which reaps what is over
 		if err != nil {
@@ -114,11 +118,22 @@ func (e *Engine) Get(ctx context.Context, ref string) (*Container, error) {
 	return c, nil
 }
 
+// answersTo tells whether a container is meant by what led to it. A name that it does not know of is one that it had, or was to
+// get, when a rename was killed.
+func (c *Container) answersTo(ref string) bool {
+	ref = strings.TrimPrefix(ref, "/")
+	return ref == c.Name || strings.HasPrefix(c.ID, ref)
+}
+
 // stale tells whether there is something to clean up after a run that nobody has ended properly.
 func (c *Container) stale() bool {
 	s, err := container.Load(c.RunDir())
-	return err == nil && !s.Alive() && !c.monitored()
+	return err == nil && over(s) && !c.monitored()
 }
+
+// over tells whether a run is, if it has no monitor: its init is gone, or about to go, since it dies with its monitor as long as
+// it is being made.
+func over(s *container.State) bool { return !s.Alive() || s.Phase == container.PhaseCreating }
 
 // Lock finds a container and keeps it for the caller until [Container.Close]: nobody else changes it meanwhile.
 func (e *Engine) Lock(ctx context.Context, ref string) (*Container, error) {
@@ -133,6 +148,9 @@ func (e *Engine) Lock(ctx context.Context, ref string) (*Container, error) {
 	}
 	lock := c.lock
 	c, err = e.load(id)
+	if err == nil && !c.answersTo(ref) {
+		return nil, errors.Join(&NotFoundError{Ref: ref}, e.disclaim(strings.TrimPrefix(ref, "/"), id), lock.Close())
+	}
 	if err == nil {
 		c.lock = lock
 		err = c.reap(ctx)
@@ -192,7 +210,7 @@ func (c *Container) reap(ctx context.Context) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return c.rebooted(ctx)
 	}
-	if err != nil || s.Alive() || c.monitored() {
+	if err != nil || c.monitored() || !over(s) {
 		return err
 	}
 	var run monitor.Run

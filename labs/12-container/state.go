@@ -229,12 +229,15 @@ func (s *State) Resume(ctx context.Context) error {
 var errNoGroup = errors.New("12-container: the container has no control group that could be frozen")
 
 // Delete removes what Create has made. A container that still lives is [ErrState], unless force says to end it. It is
-// idempotent.
+// idempotent; what could not be removed stays in the journal, for the next attempt.
 func (s *State) Delete(ctx context.Context, force bool) error {
 	if s.Alive() && !force {
 		return ErrState
 	}
-	return errors.Join(s.killAll(ctx), s.removeGroup(ctx), removeState(s.Dir))
+	if err := errors.Join(s.killAll(ctx), s.removeGroup(ctx)); err != nil {
+		return err
+	}
+	return removeState(s.Dir)
 }
 
 // killAll ends every process of the container. Its init first, which takes all of its PID namespace with it; then those in
