@@ -75,17 +75,15 @@ func (s *Store) layerInfo(chain digest.Digest) (info layerInfo, err error) {
 // folderFor finds the folder of an unpacked layer that has the form which a driver wants; fs.ErrNotExist says that it is
 // still to be made.
 func (s *Store) folderFor(chain digest.Digest, info layerInfo, d unionfs.Driver) (string, error) {
-	name := "diff"
-	if info.Marks > 0 { // without marks all forms are the same
-		want, err := s.formFor(info.Form, d)
-		if err != nil {
-			return "", err
-		}
-		if want != info.Form {
-			name = string(want)
-		}
+	dir := s.layerPath(chain, "diff") // which is there, since layer.json is
+	if info.Marks == 0 {              // without marks all forms are the same
+		return dir, nil
 	}
-	dir := s.layerPath(chain, name)
+	want, err := s.formFor(info.Form, d)
+	if err != nil || want == info.Form {
+		return dir, err
+	}
+	dir = s.layerPath(chain, string(want))
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return "", &fs.PathError{Op: "find", Path: dir, Err: err}
