@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/u-root/u-root/pkg/cpio"
+	"golang.org/x/tools/txtar"
 
 	"github.com/nslab/nslab"
 )
@@ -146,11 +147,12 @@ func fakeModule(info string) []byte {
 	return b.Bytes()
 }
 
-// The scenarios call nothing that the guest would lack, themselves or in the shells that they start. Words at the start of a
-// shell's command are many things; those that are programs here count.
+// The scenarios call nothing that the guest would lack, themselves or in the shells that they start, unless they ask for it by
+// [exec:…]. Words at the start of a shell's command are many things; those that are programs here, and no comment, count.
 func TestProgramsOfScenarios(t *testing.T) {
-	call := regexp.MustCompile(`(?m)^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-z0-9_.-]+)`)
-	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|-c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)`)
+	comment := regexp.MustCompile(`(?m)^ *#.*$|^\[exec:.*$`)
+	call := regexp.MustCompile(`(?m)^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-z][a-z0-9_.-]*)`)
+	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|-c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)(?:[\s;|&)"']|$)`)
 	files, err := fs.Glob(nslab.Scripts, nslab.ScriptsDir+"/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no scenarios", err)
@@ -160,6 +162,14 @@ func TestProgramsOfScenarios(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		a := txtar.Parse(text)
+		text = a.Comment
+		for _, f := range a.Files {
+			if strings.HasSuffix(f.Name, ".sh") {
+				text = append(text, f.Data...)
+			}
+		}
+		text = comment.ReplaceAll(text, nil)
 		for _, m := range call.FindAllStringSubmatch(string(text), -1) {
 			if m[1] != "nslab" && !slices.Contains(programs, m[1]) {
 				t.Errorf("%s calls %s, which is not in programs", file, m[1])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -54,7 +55,7 @@ func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty
 	p := cfg.Process
 	c := setns.Config{
 		Target: target, Namespaces: setns.All, Root: true, Dir: p.Cwd,
-		Credential: &syscall.Credential{Uid: id.uid, Gid: id.gid, Groups: id.groups, NoSetGroups: noGroups(s.Pid, id)},
+		Credential: &syscall.Credential{Uid: id.uid, Gid: id.gid, Groups: id.groups, NoSetGroups: id.onlyPrimary() && setgroupsDenied(strconv.Itoa(s.Pid))},
 		Path:       p.Args[0], Args: p.Args, Env: withHome(p.Env, id.home), Pdeathsig: cfg.Pdeathsig,
 	}
 	if s.Group != nil {
@@ -82,12 +83,6 @@ func execIdentity(ctx context.Context, tree *rootfs.Tree, cfg ExecConfig) (ident
 		return lookUp(ctx, tree, cfg.User, cfg.Groups)
 	}
 	return identityOf(ctx, tree, cfg.Process.User)
-}
-
-// noGroups: in the user namespace of an ordinary user nobody may change groups.
-func noGroups(pid int, id identity) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/setgroups", pid))
-	return err == nil && strings.TrimSpace(string(data)) == "deny" && len(id.groups) <= 1
 }
 
 // execStreams prepares what becomes descriptors 0 to 2.

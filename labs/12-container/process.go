@@ -177,7 +177,7 @@ func (i *initProcess) setIDs(ctx context.Context) error {
 	}{
 		{fmt.Sprintf("setgroups(%d, %v)", len(id.groups), id.groups), func() unix.Errno {
 			_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.groups)), uintptr(first), 0)
-			if errno == unix.EPERM && i.setgroupsDenied() {
+			if errno == unix.EPERM && id.onlyPrimary() && setgroupsDenied("self") {
 				return 0 // there are none to give up
 			}
 			return errno
@@ -206,11 +206,8 @@ func (i *initProcess) setIDs(ctx context.Context) error {
 
 // setgroupsDenied: in the user namespace of an ordinary user, whoever has made it, nobody may change groups. See
 // user_namespaces(7).
-func (i *initProcess) setgroupsDenied() bool {
-	if len(i.id.groups) > 0 {
-		return false
-	}
-	data, err := os.ReadFile("/proc/self/setgroups")
+func setgroupsDenied(process string) bool {
+	data, err := os.ReadFile("/proc/" + process + "/setgroups")
 	return err == nil && strings.TrimSpace(string(data)) == "deny"
 }
 
@@ -301,9 +298,13 @@ func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
 	if _, err := unix.FcntlInt(linkFD, unix.F_SETFD, 0); err != nil {
 		return fmt.Errorf("12-container: keep the link open: %w", err)
 	}
-	return trace.Call(ctx, 0,
+	err := trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("execve(\"/proc/self/exe\", %q)", argv) },
 		func() error { return syscall.Exec("/proc/self/exe", argv, env) })
+	if errors.Is(err, unix.ENOENT) { // it is the loader that is not there
+		return errors.New("12-container: nslab cannot be the init here, since it is linked dynamically: build it with CGO_ENABLED=0")
+	}
+	return fmt.Errorf("12-container: execute nslab as the init: %w", err)
 }
 
 // superviseMain runs as PID 1: os.Args are the entry, the program's path, and its arguments from the 0th on.

@@ -63,6 +63,11 @@ func (id *identity) addPrimary() {
 	id.groups = slices.Compact(id.groups)
 }
 
+// onlyPrimary tells that there is no other group.
+func (id identity) onlyPrimary() bool {
+	return len(id.groups) == 0 || len(id.groups) == 1 && id.groups[0] == id.gid
+}
+
 // readPlain reads a small file of the image. It may be anything: a FIFO, on which open(2) waits for ever without O_NONBLOCK
 // (Docker and Podman hang there, even their rm -f), a device, a link to /proc/1/environ, or endless. One that is not there
 // is empty.
