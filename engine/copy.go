@@ -36,7 +36,6 @@ var (
 	ErrRootReadOnly   = errors.New("container rootfs is marked read-only")
 	ErrVolumeReadOnly = errors.New("mounted volume is marked read-only")
 	ErrKernelFile     = errors.New("it is in a file system of the kernel's own, which keeps no files")
-	ErrIntoItself     = rootfs.ErrIntoItself
 )
 
 // MissingFileError is a path that leads to nothing in a container.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,10 +96,14 @@ func (p *systemPrune) warning() string {
 		text += "  - all dangling images\n"
 	}
 	text += "  - what killed commands have left\n"
+	var filters string
 	for _, key := range []string{"label", "label!", "until"} {
 		for _, value := range p.filters.Get(key) {
-			text += fmt.Sprintf("\n  Items to be pruned will be filtered with:\n  - %s=%s\n", key, value)
+			filters += fmt.Sprintf("  - %s=%q\n", key, value)
 		}
+	}
+	if filters != "" {
+		text += "\n  Items to be pruned will be filtered with:\n" + strings.ReplaceAll(filters, `"`, "")
 	}
 	return text
 }

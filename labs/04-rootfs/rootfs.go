@@ -7,7 +7,7 @@
 // the whole mount namespace, and the old one can be unmounted. What is no longer mounted cannot be walked to.
 //
 // The interface: [Host.Plan] finds what some programs of this machine need to run, by reading and never by running them;
-// [Build] writes it into a folder, [Unpack] does the same with a tar. [Tree] is such a folder, held by a descriptor, from
+// [Build] writes it into a folder, [Unpack] does the same with a tar, and [Packer] makes a tar of it. [Tree] is such a folder, held by a descriptor, from
 // which no symbolic link leads out. [Dev], [Proc], [Sys] and [WriteEtc] make what every container finds there. [Chroot]
 // and [Pivot] change the root, and [Enter] is what a runtime calls: pivot_root, and chroot only where it must be.
 //
