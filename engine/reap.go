@@ -99,7 +99,7 @@ func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	return true, removeAll(c.RunDir())
+	return true, c.removeRun()
 }
 
 // reapGroups removes the control groups of containers whose run folder somebody has taken away, so that nothing knows any more
