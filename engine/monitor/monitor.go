@@ -139,9 +139,11 @@ func (m *monitor) start(ctx context.Context) (err error) {
 	}
 	m.run = Run{StartedAt: time.Now().UTC(), Monitor: os.Getpid()}
 	m.write(filepath.Join(m.RunDir, RunFile), m.run, false)
+	// The container's lock was ours as well while it was being started; from here on others may have it. Before anybody hears
+	// that the container runs: who does, and looks at it next, is not to find it locked.
+	err = unix.Close(holdFD)
 	m.report(Report{Started: &Started{Pid: m.c.Pid, StartedAt: m.run.StartedAt}})
-	// The container's lock was ours as well while it was being started; from here on others may have it.
-	return unix.Close(holdFD)
+	return err
 }
 
 // pipes makes the pipes of a container without a terminal. Their outer ends are the hub's.
