@@ -38,9 +38,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		if err := c.kill(ctx); err != nil {
 			return err
 		}
-		if err := c.endRun(ctx); err != nil {
-			return err
-		}
+	}
+	if err := c.endRun(ctx); err != nil {
+		return err
 	}
 	return c.remove(ctx, o.Volumes)
 }
@@ -83,6 +83,11 @@ func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, tr
 // that no container has, in one step: from then on it is not there, even if its files take time, or nslab is killed
 // meanwhile. Nothing of this needs room on the disk, so a full one can be cleared.
 func (c *Container) remove(ctx context.Context, withVolumes bool) error {
+	if c.unfinished() { // its state was lost
+		if _, err := c.dropGroup(ctx); err != nil {
+			return err
+		}
+	}
 	err := errors.Join(
 		c.engine.disclaim(c.Name, c.ID),
 		c.engine.disclaim(c.OtherName, c.ID),

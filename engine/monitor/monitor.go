@@ -77,6 +77,9 @@ func monitorMain() {
 		err = m.start(ctx)
 	}
 	if err != nil {
+		if m.Dir != "" {
+			os.Remove(filepath.Join(m.Dir, ExitFile))
+		}
 		m.report(Report{Error: asInitError(err)})
 		os.Exit(1)
 	}
@@ -113,6 +116,8 @@ func asInitError(err error) *container.InitError {
 
 // start makes the container and starts its program.
 func (m *monitor) start(ctx context.Context) (err error) {
+	// While the init starts up, so that it costs no time. From here on, if all else is lost, it is known that there was a run.
+	m.write(filepath.Join(m.Dir, ExitFile), Lost(time.Now().UTC()), false)
 	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce}
 	if m.log, err = logs.Create(m.LogPath, m.Log); err == nil && !m.Tty {
 		err = m.pipes(&streams)
