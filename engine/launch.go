@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,10 +32,12 @@ func (c *Container) lockMonitor(ctx context.Context) (*os.File, error) {
 type launched struct {
 	reports  *os.File
 	attached *os.File
+	said     *os.File // its standard error, in memory
 }
 
 func (m *launched) close() {
 	m.reports.Close()
+	m.said.Close()
 	if m.attached != nil {
 		m.attached.Close()
 	}
@@ -42,7 +45,7 @@ func (m *launched) close() {
 
 // small is the environment of a monitor: with one processor Go's runtime keeps one cache of memory instead of many, and
 // without a collection the start takes less time. The monitor switches it on when the container runs.
-var small = []string{"GOMAXPROCS=1", "GOGC=off"}
+var small = []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"}
 
 // launch starts a monitor, and tells it as much as it needs to let the container's init start up: in a session of its own, so
 // that neither Ctrl-C nor the end of the terminal reaches it.
@@ -56,10 +59,14 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 		return err
 	}
 	defer lock.Close()
-	m := &launched{}
+	said, err := unix.MemfdCreate("nslab-monitor", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("make a file in memory: %w", err)
+	}
+	m := &launched{said: os.NewFile(uintptr(said), "the monitor's standard error")}
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return err
+		return errors.Join(err, m.said.Close())
 	}
 	defer theirs.Close()
 	m.reports = ours
@@ -76,6 +83,7 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 	cmd := &exec.Cmd{
 		Path: path, Args: []string{monitor.Entry}, Dir: "/",
 		Env:         append([]string{"NSLAB_RUN_ROOT=" + c.engine.RunRoot}, small...), // the first tells whose it is
+		Stderr:      m.said,
 		ExtraFiles:  []*os.File{theirs, lock, c.lock},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
@@ -131,7 +139,19 @@ func socketPair() (ours, theirs *os.File, err error) {
 }
 
 // errSilent is a monitor that ended without a word.
-var errSilent = errors.New("the container's monitor was killed before the container had started")
+var errSilent = errors.New("the container's monitor ended before the container had started")
+
+// silence explains a monitor that has ended without a report. Go's runtime tells on standard error what it could not get, be it
+// memory or a thread.
+func (m *launched) silence() error {
+	buf := make([]byte, 4096)
+	n, _ := m.said.ReadAt(buf, 0)
+	line, _, _ := strings.Cut(strings.TrimSpace(string(buf[:n])), "\n")
+	if line == "" {
+		return errSilent
+	}
+	return fmt.Errorf("%w: %s", errSilent, strings.TrimPrefix(line, "runtime: "))
+}
 
 // await listens until the program runs.
 func (m *launched) await(ctx context.Context, c *Container, o StartOptions) error {
@@ -144,7 +164,7 @@ func (m *launched) await(ctx context.Context, c *Container, o StartOptions) erro
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return errSilent
+			return m.silence()
 		}
 		switch {
 		case r.Record != nil:

@@ -99,7 +99,7 @@ func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	return true, removeAll(c.RunDir())
+	return true, c.removeRun()
 }
 
 // reapGroups removes the control groups of containers whose run folder somebody has taken away, so that nothing knows any more
@@ -137,9 +137,40 @@ func (c *Container) reapGroup(ctx context.Context, system *cgroups.System) (remo
 	if _, err := container.Load(locked.RunDir()); err == nil || locked.State.Running || locked.monitored() {
 		return nil, nil
 	}
+	return locked.dropGroup(ctx)
+}
+
+// groupBusy tells whether there are processes in the control group that a container has by its id.
+func (c *Container) groupBusy() (bool, error) {
+	system, err := cgroups.Discover()
+	if err != nil {
+		return false, err
+	}
+	for _, h := range system.Hierarchies {
+		data, err := os.ReadFile(filepath.Join(h.Mount, c.cgroupsPath(), "cgroup.procs"))
+		if len(data) > 0 {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return false, fmt.Errorf("look for processes of container %s: %w", c.ID[:12], err)
+		}
+	}
+	return false, nil
+}
+
+// dropGroup removes the control group that a container has by its id, with all processes in it, and returns its folders. The
+// caller holds the lock, and knows that the container does not run.
+func (c *Container) dropGroup(ctx context.Context) (removed []string, err error) {
+	if os.Geteuid() != 0 {
+		return nil, nil // an ordinary user's is below his own group, which need not be the one of this session
+	}
+	system, err := cgroups.Discover()
+	if err != nil {
+		return nil, err
+	}
 	var errs []error
 	for _, h := range system.Hierarchies {
-		dir := filepath.Join(h.Mount, locked.cgroupsPath())
+		dir := filepath.Join(h.Mount, c.cgroupsPath())
 		if _, err := os.Lstat(dir); err != nil {
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	container "github.com/nslab/nslab/labs/12-container"
 )
@@ -36,9 +38,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		if err := c.kill(ctx); err != nil {
 			return err
 		}
-		if err := c.endRun(ctx); err != nil {
-			return err
-		}
+	}
+	if err := c.endRun(ctx); err != nil {
+		return err
 	}
 	return c.remove(ctx, o.Volumes)
 }
@@ -81,6 +83,11 @@ func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, tr
 // that no container has, in one step: from then on it is not there, even if its files take time, or nslab is killed
 // meanwhile. Nothing of this needs room on the disk, so a full one can be cleared.
 func (c *Container) remove(ctx context.Context, withVolumes bool) error {
+	if c.unfinished() { // its state was lost
+		if _, err := c.dropGroup(ctx); err != nil {
+			return err
+		}
+	}
 	err := errors.Join(
 		c.engine.disclaim(c.Name, c.ID),
 		c.engine.disclaim(c.OtherName, c.ID),
@@ -97,9 +104,37 @@ func (c *Container) removeFolders() error {
 		aside = c.Dir() // some file system may have no room even for that
 	}
 	err = removeAll(aside)
-	// The lock is in the run folder: last, and only now can somebody else make one of the same name.
-	return errors.Join(err, removeAll(c.RunDir()))
+	return errors.Join(err, c.removeRun())
 }
+
+// removeRun removes the run folder. The lock is the last that goes: whoever is killed here leaves a folder that says whose it is.
+func (c *Container) removeRun() error {
+	entries, err := os.ReadDir(c.RunDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", c.RunDir(), pathCause(err))
+	}
+	for _, d := range entries {
+		if d.Name() != lockName {
+			err = errors.Join(err, removeAll(filepath.Join(c.RunDir(), d.Name())))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{filepath.Join(c.RunDir(), lockName), c.RunDir()} {
+		// Who has waited for the lock makes a new one, sees that the container is gone, and removes it as well.
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove %s: %w", name, pathCause(err))
+		}
+	}
+	return nil
+}
+
+// lockName is the lock in a container's run folder.
+const lockName = "lock"
 
 // removeAll removes a folder with all that is in it. The container may have made folders that their owner cannot enter,
 // which stops nobody but an ordinary user.

@@ -68,6 +68,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 		o.Warn(writeErr.Error())
 	}
 	c.monitor = nil
+	m.said.Close()
 	if m.attached == nil {
 		return nil, m.reports.Close()
 	}

@@ -68,7 +68,7 @@ func (c *Container) look() (stale bool, err error) {
 		return false, exitErr
 	}
 	if s == nil {
-		return exitErr != nil, nil
+		return exitErr != nil || c.unfinished(), nil
 	}
 	if !s.Alive() {
 		return true, nil
@@ -83,6 +83,11 @@ func (c *Container) look() (stale bool, err error) {
 		c.State.Status, c.State.Paused = Paused, true
 	}
 	return false, nil
+}
+
+// unfinished tells whether a run has begun of whose end nobody has written.
+func (c *Container) unfinished() bool {
+	return c.State.Status == Exited && c.State.FinishedAt.IsZero()
 }
 
 // monitored tells whether the container's monitor lives.
@@ -128,6 +133,9 @@ func (c *Container) answersTo(ref string) bool {
 // stale tells whether there is something to clean up after a run that nobody has ended properly.
 func (c *Container) stale() bool {
 	s, err := container.Load(c.RunDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return c.unfinished() && !c.monitored()
+	}
 	return err == nil && over(s) && !c.monitored()
 }
 
@@ -215,32 +223,51 @@ func (c *Container) reap(ctx context.Context) error {
 	}
 	var run monitor.Run
 	readJSON(filepath.Join(c.RunDir(), monitor.RunFile), &run)
-	exit := monitor.Exit{
-		ExitCode: lostExitCode, Error: "its monitor was killed, so nobody knows how it ended", StartedAt: run.StartedAt, FinishedAt: time.Now().UTC(),
-	}
 	if err := s.Delete(context.WithoutCancel(ctx), true); err != nil {
 		return err
 	}
 	if c.HostConfig.AutoRemove {
 		return errors.Join(c.remove(ctx, true), &NotFoundError{Ref: c.ID[:12]})
 	}
-	if !run.StartedAt.IsZero() {
-		if err := writeJSON(c.path(monitor.ExitFile), &exit, true); err != nil {
-			return err
-		}
+	if run.StartedAt.IsZero() {
+		os.Remove(c.path(monitor.ExitFile)) // its program never ran
+	} else if err := c.lost(run.StartedAt); err != nil {
+		return err
 	}
 	c.clearRun()
 	_, err = c.look()
 	return err
 }
 
-// lostExitCode is the status of a program whose end nobody has seen.
-const lostExitCode = 255
+// lost writes down that a run has ended without anybody having seen how.
+func (c *Container) lost(started time.Time) error {
+	exit := monitor.Lost(started)
+	exit.FinishedAt = time.Now().UTC()
+	return writeJSON(c.path(monitor.ExitFile), &exit, true)
+}
 
-// rebooted removes a container that was to be removed at its end, and whose end was the machine's. It is known by having
-// neither a run nor an end: after a reboot, the run root is empty.
+// rebooted finishes a run that the end of the machine has ended: after a reboot the run root is empty, so the container has a
+// beginning without an end, and no state. Should only the run root be gone, its groups are still there, and are found by the
+// container's id. One with processes in it is left alone: nobody has asked to end them. A container that was to be removed at
+// its end is.
 func (c *Container) rebooted(ctx context.Context) error {
-	if !c.HostConfig.AutoRemove || c.State.Status != Exited {
+	if c.State.Status != Exited || c.monitored() {
+		return nil
+	}
+	if c.unfinished() {
+		if busy, err := c.groupBusy(); err != nil || busy {
+			return err
+		}
+		if _, err := c.dropGroup(ctx); err != nil {
+			return err
+		}
+		if !c.HostConfig.AutoRemove {
+			c.lost(c.State.StartedAt) // if that cannot be written now, it can the next time
+			_, err := c.look()
+			return err
+		}
+	}
+	if !c.HostConfig.AutoRemove {
 		return nil
 	}
 	return errors.Join(c.remove(ctx, true), &NotFoundError{Ref: c.ID[:12]})

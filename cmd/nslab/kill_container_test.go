@@ -103,8 +103,8 @@ func newMachine(t *testing.T) *machine {
 		t.Fatalf("image bootstrap: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		for _, pid := range m.processes("") {
-			unix.Kill(pid, unix.SIGKILL) // it executes a file that is this test's own
+		for _, pid := range append(m.processes(""), m.programs()...) {
+			unix.Kill(pid, unix.SIGKILL) // it executes a file that is this test's own, or is in a group of this run root
 		}
 		suite.Leaks(m.dir, m.run)
 	})

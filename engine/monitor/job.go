@@ -76,11 +76,16 @@ type Run struct {
 	Monitor   int // the monitor's process number
 }
 
-// Exit is how a run ended.
+// Exit is how a run ended. While it goes on, the file has what is to be read there if nobody can write it: see [Lost].
 type Exit struct {
 	ExitCode   int
 	OOMKilled  bool
 	Error      string // why it could not be started
 	StartedAt  time.Time
 	FinishedAt time.Time
+}
+
+// Lost is the end of a run that nobody has seen: the monitor was killed, or the machine went down.
+func Lost(started time.Time) Exit {
+	return Exit{ExitCode: 255, Error: "its monitor was killed, or the machine went down: nobody knows how it ended", StartedAt: started}
 }

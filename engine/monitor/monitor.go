@@ -77,6 +77,9 @@ func monitorMain() {
 		err = m.start(ctx)
 	}
 	if err != nil {
+		if m.Dir != "" {
+			os.Remove(filepath.Join(m.Dir, ExitFile))
+		}
 		m.report(Report{Error: asInitError(err)})
 		os.Exit(1)
 	}
@@ -113,6 +116,8 @@ func asInitError(err error) *container.InitError {
 
 // start makes the container and starts its program.
 func (m *monitor) start(ctx context.Context) (err error) {
+	// While the init starts up, so that it costs no time. From here on, if all else is lost, it is known that there was a run.
+	m.write(filepath.Join(m.Dir, ExitFile), Lost(time.Now().UTC()), false)
 	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce}
 	if m.log, err = logs.Create(m.LogPath, m.Log); err == nil && !m.Tty {
 		err = m.pipes(&streams)
@@ -139,9 +144,11 @@ func (m *monitor) start(ctx context.Context) (err error) {
 	}
 	m.run = Run{StartedAt: time.Now().UTC(), Monitor: os.Getpid()}
 	m.write(filepath.Join(m.RunDir, RunFile), m.run, false)
+	// The container's lock was ours as well while it was being started; from here on others may have it. Before anybody hears
+	// that the container runs: who does, and looks at it next, is not to find it locked.
+	err = unix.Close(holdFD)
 	m.report(Report{Started: &Started{Pid: m.c.Pid, StartedAt: m.run.StartedAt}})
-	// The container's lock was ours as well while it was being started; from here on others may have it.
-	return unix.Close(holdFD)
+	return err
 }
 
 // pipes makes the pipes of a container without a terminal. Their outer ends are the hub's.
