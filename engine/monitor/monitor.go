@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -199,7 +198,7 @@ func (m *monitor) attach(s stream.Config) (err error) {
 func (m *monitor) stay() {
 	// The spec was told to the container, and is not needed again.
 	m.Container = container.Config{}
-	time.AfterFunc(settled, settle)
+	time.AfterFunc(settled, pages.Settle)
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
@@ -228,13 +227,6 @@ func (m *monitor) stay() {
 
 // settled is after what time a container is taken to be there to stay.
 const settled = time.Second
-
-// settle makes the monitor as small as it can be: what the start has used is not needed again, and there is little to do.
-func settle() {
-	debug.SetGCPercent(25)
-	debug.FreeOSMemory()
-	pages.ForgetProgram()
-}
 
 // exitCode is the status that a shell would show.
 func exitCode(s syscall.WaitStatus) int {

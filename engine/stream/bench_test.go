@@ -118,3 +118,64 @@ func through(b *testing.B, producer, log string) {
 		}
 	}
 }
+
+// BenchmarkIdle looks from outside at a process that holds a hub with three pipes, a log, a socket and a client, after it
+// passed on a megabyte.
+func BenchmarkIdle(b *testing.B) {
+	exe := filepath.Join(b.TempDir(), "idle")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", exe, "./testdata/idle")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	for _, bb := range []struct {
+		name string
+		args []string
+		env  []string
+	}{
+		{"plain", nil, nil},
+		{"gogc-off", nil, []string{"GOGC=off", "GOMEMLIMIT=8MiB", "GOMAXPROCS=1"}},
+		{"settled", []string{"settle"}, nil},
+		{"settled-gogc-off", []string{"settle"}, []string{"GOGC=off", "GOMEMLIMIT=8MiB", "GOMAXPROCS=1"}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			total := map[string]float64{}
+			for b.Loop() {
+				cmd := exec.Command(exe, bb.args...)
+				cmd.Env = append(os.Environ(), bb.env...)
+				in, err := cmd.StdinPipe()
+				if err != nil {
+					b.Fatal(err)
+				}
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := out.Read(make([]byte, 16)); err != nil {
+					b.Fatal(err)
+				}
+				rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", cmd.Process.Pid))
+				if err != nil {
+					b.Fatal(err)
+				}
+				in.Close()
+				if err := cmd.Wait(); err != nil {
+					b.Fatal(err)
+				}
+				for line := range strings.Lines(string(rollup)) {
+					if f := strings.Fields(line); len(f) == 3 && strings.HasPrefix(f[0], "Pss") {
+						kb, _ := strconv.ParseFloat(f[1], 64)
+						total[strings.TrimSuffix(f[0], ":")] += kb
+					}
+				}
+			}
+			for _, k := range []string{"Pss", "Pss_Anon", "Pss_File"} {
+				b.ReportMetric(total[k]/float64(b.N), k+"-kB")
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}

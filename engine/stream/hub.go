@@ -36,6 +36,10 @@ type Config struct {
 
 	Stall time.Duration // 0: DefaultStall
 	Grace time.Duration // 0: DefaultGrace
+
+	// Quiet is called when nothing has happened for a second: after Start, after output, after a client has left. It may be
+	// called by several goroutines. It is for handing back memory: see pages.Settle.
+	Quiet func()
 }
 
 // Hub is the monitor's end. Its life is NewHub, Add and Listen, Start, then Drain and Close when the container is gone.
@@ -56,7 +60,8 @@ type Hub struct {
 	owner    *peer // whose stdin is the container's, with StdinOnce
 	spare    []*pages.Buffer
 
-	outs sync.WaitGroup // the outputs' goroutines
+	outs  sync.WaitGroup // the outputs' goroutines
+	quiet *time.Timer
 }
 
 // NewHub prepares a hub. It reads nothing yet.
@@ -74,7 +79,12 @@ func NewHub(cfg Config) (*Hub, error) {
 		}
 		*f = p
 	}
+	if cfg.Quiet == nil {
+		cfg.Quiet = func() {}
+	}
 	h := &Hub{cfg: cfg, stdin: &stdin{f: cfg.Stdin}}
+	h.quiet = time.AfterFunc(time.Hour, cfg.Quiet)
+	h.quiet.Stop()
 	if cfg.Terminal != nil {
 		if cfg.OpenStdin {
 			h.stdin.f = cfg.Terminal
@@ -94,13 +104,15 @@ func (h *Hub) output(f *os.File, kind byte, name string) error {
 		return fmt.Errorf("prepare %s: %w", name, err)
 	}
 	o := &output{hub: h, src: src, kind: kind}
-	src.quiet = o.mem.Release
 	if h.cfg.Log != nil {
 		o.log = h.cfg.Log.Stream(name)
-		src.quiet = func() {
-			o.mem.Release()
+	}
+	src.quiet = func() {
+		o.mem.Release()
+		if h.cfg.Log != nil {
 			h.cfg.Log.Idle()
 		}
+		h.cfg.Quiet()
 	}
 	h.outputs = append(h.outputs, o)
 	return nil
@@ -111,6 +123,7 @@ func (h *Hub) Start() {
 	for _, o := range h.outputs {
 		h.outs.Go(o.run)
 	}
+	h.quiet.Reset(idle)
 }
 
 // output is one of the container's outputs, read by one goroutine.
@@ -247,6 +260,7 @@ func (h *Hub) remove(p *peer, detached bool) {
 	h.mu.Unlock()
 	h.endStdin(p, detached)
 	p.close()
+	h.quiet.Reset(idle)
 }
 
 // wantStdin notes that a client has stdin. With StdinOnce the first one's end is the container's, so that somebody who only
