@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	mount "github.com/nslab/nslab/labs/02-mount"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
@@ -261,7 +262,7 @@ func (c *Container) makeVolumes(img *image.Image) func(context.Context) error {
 				if p.Propagation == "" {
 					p.Propagation = "rprivate"
 				}
-				if err := makeBindSource(m); err != nil {
+				if err := errors.Join(makeBindSource(m), checkPropagation(m)); err != nil {
 					return err
 				}
 			case volumes.TypeVolume:
@@ -308,6 +309,32 @@ func makeBindSource(m volumes.Mount) error {
 		return fmt.Errorf("make the folder %s: %w", m.Source, pathCause(err))
 	}
 	return nil
+}
+
+// checkPropagation refuses what would have no effect: mounts pass between the host and a container only where the host's own
+// mount is shared. See mount_namespaces(7).
+func checkPropagation(m volumes.Mount) error {
+	kind := strings.TrimPrefix(m.Propagation, "r")
+	if kind != "shared" && kind != "slave" {
+		return nil
+	}
+	id, err := mount.IDOf(m.Source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the mount itself will say so
+	}
+	if err != nil {
+		return err
+	}
+	table, err := mount.Current()
+	if err != nil {
+		return err
+	}
+	on, ok := table.ByID(id)
+	if !ok || on.Shared > 0 || kind == "slave" && on.Master > 0 {
+		return nil
+	}
+	return &InputError{What: "propagation", Value: m.Propagation, Err: fmt.Errorf(
+		"path %s is mounted on %s, which is not a shared mount", m.Source, on.Target)}
 }
 
 // fillVolumes gives volumes that are empty what the image has in their place.

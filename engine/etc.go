@@ -70,6 +70,10 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	if err := rootfs.WriteEtc(ctx, tree, etc); err != nil {
 		return err
 	}
+	// By this file many programs know that they are in a container.
+	if err := os.WriteFile(filepath.Join(layer, ".dockerenv"), nil, 0o755); err != nil {
+		return fmt.Errorf("make the init layer: %w", pathCause(err))
+	}
 	// Programs of old ask /etc/mtab what is mounted.
 	if err := os.Symlink("/proc/mounts", filepath.Join(layer, "etc/mtab")); err != nil {
 		return fmt.Errorf("make the init layer: %w", linkCause(err))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -100,7 +99,7 @@ func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
 		return c.openRoot(ctx)
 	}
 	var union *os.File
-	err := onThread(func() error {
+	err := setns.OnThread(func() error {
 		proc, err := c.holdInit()
 		if err != nil {
 			return err
@@ -122,22 +121,6 @@ func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
 	}
 	defer union.Close()
 	return rootfs.OpenTree(ctx, mount.Through(union))
-}
-
-// onThread runs f on a thread that shares its root and working folder with no other, as the kernel requires of one that
-// changes its mount namespace. The thread ends with f, and the namespace with the thread.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		err := unix.Unshare(unix.CLONE_FS)
-		if err != nil {
-			done <- fmt.Errorf("leave the other threads' root: %w", err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }
 
 // withStoppedRoot shows f what a container that does not run would see if it did, in a mount namespace of its own.

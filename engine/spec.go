@@ -230,6 +230,7 @@ func (c *Container) specMounts(_ context.Context, s *specs.Spec) error {
 		depth := func(m specs.Mount) int { return strings.Count(filepath.Clean(m.Destination), "/") }
 		return depth(a) - depth(b)
 	})
+	own = append(own, c.etcMounts(own)...)
 	for _, m := range own {
 		list = slices.DeleteFunc(list, func(k specs.Mount) bool { return k.Destination == path.Clean(m.Destination) })
 		if p := propagationOf(m); strings.Contains(p, "shared") || strings.Contains(p, "slave") && s.Linux.RootfsPropagation == "" {
@@ -238,6 +239,25 @@ func (c *Container) specMounts(_ context.Context, s *specs.Spec) error {
 	}
 	s.Mounts = append(list, own...)
 	return nil
+}
+
+// etcMounts shows the files of the init layer over what the user has mounted on their folder, which hides the layer.
+func (c *Container) etcMounts(own []specs.Mount) (list []specs.Mount) {
+	on := func(target string) func(specs.Mount) bool {
+		return func(m specs.Mount) bool { return path.Clean(m.Destination) == target }
+	}
+	at := slices.IndexFunc(own, on("/etc"))
+	if at < 0 || slices.Contains(own[at].Options, "ro") {
+		return nil
+	}
+	for _, name := range etcFiles {
+		file := filepath.Join(c.path(initLayer), "etc", name)
+		if _, err := os.Stat(file); err != nil || slices.ContainsFunc(own, on("/etc/"+name)) {
+			continue
+		}
+		list = append(list, specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: file, Options: []string{"bind", "rprivate"}})
+	}
+	return list
 }
 
 func propagationOf(m specs.Mount) string {
@@ -299,7 +319,16 @@ func (c *Container) kernelMounts() []specs.Mount {
 		})
 	}
 	list = append(list, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
-	if h.IpcMode != "none" {
+	switch _, shared := strings.CutPrefix(h.IpcMode, "container:"); {
+	case shared && os.Geteuid() == 0:
+		// The IPC namespace has been decided on, and with it whose /dev/shm it is.
+		for _, ns := range c.outlined.Linux.Namespaces {
+			if ns.Type == specs.IPCNamespace {
+				source := strings.TrimSuffix(ns.Path, "/ns/ipc") + "/root/dev/shm"
+				list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: source, Options: []string{"bind"}})
+			}
+		}
+	case h.IpcMode != "none":
 		list = append(list, specs.Mount{
 			Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
 			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shm, 10)},

@@ -16,6 +16,7 @@ import (
 	mount "github.com/nslab/nslab/labs/02-mount"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 )
 
@@ -40,7 +41,7 @@ func (v view) show(ctx context.Context, f func(*rootfs.Tree) error) error {
 	if os.Geteuid() != 0 {
 		return v.inChild(ctx, f)
 	}
-	return onThread(func() error {
+	return setns.OnThread(func() error {
 		if err := mount.Unshare(ctx); err != nil {
 			return err
 		}

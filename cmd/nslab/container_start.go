@@ -213,8 +213,8 @@ ctrl-p ctrl-q leaves a container that has a terminal, and lets it run on.`,
 			a := attachment{
 				Client: stream.Client{Stdin: !noStdin && c.Config.OpenStdin, Stdout: true, Stderr: true}, keys: detach, proxy: proxy,
 			}
-			if err := checkTTY(a.Stdin, c.Config.Tty); err != nil {
-				return err
+			if err := checkTTY(!noStdin, c.Config.Tty); err != nil {
+				return &statusError{exitFailed, err, "with --no-stdin it is only looked at"}
 			}
 			return attachTo(e, c, a)
 		},

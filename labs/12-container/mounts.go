@@ -134,6 +134,9 @@ func (i *initProcess) belowDev(ctx context.Context, name string, m specs.Mount) 
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
+		if namespace, source, ok := foreignMount(m); ok {
+			return attachForeign(ctx, dev, name, namespace, source)
+		}
 		m.Destination = "/" + name
 		return volumes.Attach(ctx, dev, m, nil)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -15,33 +14,22 @@ import (
 // mountUnion mounts the layers in the container's mount namespace, from outside: for a union that a process serves. As a
 // child of the init that process would be one of the container's, to be seen, traced and killed there. As ours it is not;
 // and the mount is still only the container's.
-//
-// A thread can enter another mount namespace if it shares its root and working folder with no other (CLONE_FS); so a thread
-// is taken that ends after this.
 func (c *Container) mountUnion(ctx context.Context, cfg *Config) error {
-	mounted := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		mounted <- func() error {
-			f, _, err := setns.OpenFile(ctx, fmt.Sprintf("/proc/%d/ns/mnt", c.Pid))
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			if !c.Alive() {
-				return errGone
-			}
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("12-container: leave the other threads' root: %w", err)
-			}
-			if err := setns.Setns(ctx, f, unix.CLONE_NEWNS); err != nil {
-				return err
-			}
-			_, err = unionfs.Mount(ctx, cfg.Driver, cfg.Layers, cfg.Spec.Root.Path)
+	err := setns.OnThread(func() error {
+		f, _, err := setns.OpenFile(ctx, fmt.Sprintf("/proc/%d/ns/mnt", c.Pid))
+		if err != nil {
 			return err
-		}()
-	}()
-	err := <-mounted
+		}
+		defer f.Close()
+		if !c.Alive() {
+			return errGone
+		}
+		if err := setns.Setns(ctx, f, unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		_, err = unionfs.Mount(ctx, cfg.Driver, cfg.Layers, cfg.Spec.Root.Path)
+		return err
+	})
 	if errors.Is(err, errGone) {
 		return c.silence(ctx, errGone)
 	}
