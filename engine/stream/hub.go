@@ -54,13 +54,13 @@ type Hub struct {
 
 	mu       sync.Mutex
 	peers    []*peer // replaced, never changed: see clients
-	closing  bool
 	listener *os.File
 	path     string
 	owner    *peer // whose stdin is the container's, with StdinOnce
 	spare    []*pages.Buffer
 
 	outs  sync.WaitGroup // the outputs' goroutines
+	end   sync.Once
 	quiet *time.Timer
 }
 
@@ -171,12 +171,13 @@ func (h *Hub) clients() []*peer {
 // or kept for those that do not take it yet. Processes that outlived the container and have its outputs open are listened to
 // for the grace.
 func (h *Hub) Drain() {
-	h.draining.Store(true)
-	for _, o := range h.outputs {
-		o.src.end(h.cfg.Grace)
-	}
-	for _, p := range h.clients() {
-		p.f.SetWriteDeadline(past) // whoever waits for this client goes on
+	if !h.draining.Swap(true) {
+		for _, o := range h.outputs {
+			o.src.end(h.cfg.Grace)
+		}
+		for _, p := range h.clients() {
+			p.f.SetWriteDeadline(past) // whoever waits for this client goes on
+		}
 	}
 	h.outs.Wait()
 }
@@ -197,28 +198,26 @@ func (h *Hub) Fail(text string) {
 
 func (h *Hub) finish(last []byte) {
 	h.Drain()
-	h.mu.Lock()
-	if h.closing {
+	h.end.Do(func() {
+		h.mu.Lock()
+		if h.listener != nil {
+			// Whoever comes now finds no socket, and looks at the container's state.
+			unix.Unlink(h.path)
+			h.listener.Close()
+		}
+		peers := h.peers
 		h.mu.Unlock()
-		return
-	}
-	h.closing = true
-	if h.listener != nil {
-		// Whoever comes now finds no socket, and looks at the container's state.
-		unix.Unlink(h.path)
-		h.listener.Close()
-	}
-	peers := h.peers
-	h.mu.Unlock()
-	h.stdin.close(h.cfg.Terminal == nil)
-	var wg sync.WaitGroup
-	for _, p := range peers {
-		wg.Go(func() { p.finish(last) })
-	}
-	wg.Wait()
-	for _, o := range h.outputs {
-		o.src.f.Close()
-	}
+		h.stdin.close(h.cfg.Terminal == nil)
+		h.quiet.Stop()
+		var wg sync.WaitGroup
+		for _, p := range peers {
+			wg.Go(func() { p.finish(last) })
+		}
+		wg.Wait()
+		for _, o := range h.outputs {
+			o.src.f.Close()
+		}
+	})
 }
 
 // resize sets the size of the container's terminal. The kernel tells the programs in it.

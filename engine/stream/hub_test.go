@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -601,5 +604,127 @@ func TestDecode(t *testing.T) {
 		if want := "hello[5]{300 2} <nil>x"; out.String() != want {
 			t.Errorf("in steps of %d: %q, want %q", step, out.String(), want)
 		}
+	}
+}
+
+// TestRoundTrip sends a lot in, through a program, and out again, all at the same time.
+func TestRoundTrip(t *testing.T) {
+	c := newContainer(t, Config{StdinOnce: true})
+	c.hub.outputs[0].log = nil
+	cat := exec.Command("cat")
+	cat.Stdin, cat.Stdout = c.stdin, c.stdout
+	c.hub.Start()
+	done := begin(t, cat)
+	go func() {
+		<-done
+		c.exit(0)
+	}()
+	const size = 64 << 20
+	in, out := fnv.New64a(), fnv.New64a()
+	src := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), in)
+	r := <-attach(t.Context(), c.first(t, everything), Options{Stdin: src, Stdout: out})
+	if r.err != nil || in.Sum64() != out.Sum64() {
+		t.Errorf("Attach: %+v; what came out is not what went in", r)
+	}
+}
+
+// TestNoLeak: clients that come and go, in every way, leave no descriptor, no goroutine, no memory of theirs.
+func TestNoLeak(t *testing.T) {
+	c := newContainer(t, Config{})
+	if err := c.hub.Listen(c.path); err != nil {
+		t.Fatal(err)
+	}
+	c.hub.Start()
+	count := func() (fds, goroutines int) {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list), runtime.NumGoroutine()
+	}
+	fds, goroutines := count()
+	for i := range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		in, typed := pipe(t)
+		switch i % 4 {
+		case 0:
+			conn := c.dial(t)
+			put(t, conn, "nonsense and more")
+			conn.Close()
+		case 1:
+			c.dial(t).Close()
+		case 2:
+			got := attach(ctx, c.dial(t), Options{Stdin: in, Stdout: io.Discard})
+			put(t, typed, "x\n")
+			readLine(t, c.stdin)
+			cancel()
+			if r := <-got; !errors.Is(r.err, context.Canceled) {
+				t.Errorf("Attach: %+v", r)
+			}
+		case 3:
+			conn := c.dial(t)
+			put(t, conn, string(frame(frameHello, version, wantStdin|wantStdout))+string(frame(frameDetach)))
+			if b, err := io.ReadAll(conn); err != nil || len(b) != headerSize+2 {
+				t.Errorf("read %q, %v", b, err)
+			}
+			conn.Close()
+		}
+		cancel()
+		in.Close()
+		typed.Close()
+	}
+	for {
+		f, g := count()
+		if f <= fds && g <= goroutines && len(c.hub.clients()) == 0 {
+			break
+		}
+		time.Sleep(time.Millisecond) // what was told to end ends soon; if not, the test ends by its timeout
+	}
+	c.hub.mu.Lock()
+	spare := len(c.hub.spare)
+	c.hub.mu.Unlock()
+	if spare > 20 {
+		t.Errorf("%d buffers are kept for clients; they should be used again", spare)
+	}
+}
+
+// TestQuiet: a second after the last output, memory is handed back; what comes then is as good as before.
+func TestQuiet(t *testing.T) {
+	quiet := make(chan struct{}, 10)
+	c := newContainer(t, Config{Quiet: func() { quiet <- struct{}{} }})
+	out := newBuffer()
+	got := attach(t.Context(), c.first(t, everything), Options{Stdout: out})
+	c.hub.Start()
+	put(t, c.stdout, strings.Repeat("x", 5000)+"\n")
+	out.wait("x\n")
+	for range 2 { // after Start, and after output
+		<-quiet
+	}
+	put(t, c.stdout, "y\n")
+	c.exit(0)
+	want := strings.Repeat("x", 5000) + "\ny\n"
+	if r := <-got; r.err != nil || out.String() != want {
+		t.Errorf("Attach: %+v, %d bytes, want %d", r, len(out.String()), len(want))
+	}
+	if logged, _ := c.logged(t); logged != want {
+		t.Errorf("logged %d bytes, want %d", len(logged), len(want))
+	}
+}
+
+// TestNoGarbage: output on its way to a log and a client leaves nothing for the collector, which should never run.
+func TestNoGarbage(t *testing.T) {
+	c := newContainer(t, Config{})
+	conn := c.first(t, everything)
+	c.hub.Start()
+	text, got := []byte("a line\n"), make([]byte, headerSize+7)
+	if _, err := io.ReadFull(conn, got[:headerSize+2]); err != nil { // ready
+		t.Fatal(err)
+	}
+	n := testing.AllocsPerRun(200, func() {
+		c.stdout.Write(text)
+		io.ReadFull(conn, got)
+	})
+	if n > 0 {
+		t.Errorf("a line allocates %v times", n)
 	}
 }

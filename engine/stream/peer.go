@@ -31,8 +31,9 @@ type peer struct {
 	left     []byte // what is being written
 	progress bool   // some of it was taken since the deadline was set
 	failed   bool
-	queue    []byte // what comes after, when nobody waits any more
-	write    func(fd uintptr) bool
+	queue    []byte                // what comes after, when nobody waits any more
+	write    func(fd uintptr) bool // tryWrite, and the same for Control: made once, they are no garbage
+	once     func(fd uintptr)
 }
 
 // Client says how somebody takes part.
@@ -134,6 +135,7 @@ func (h *Hub) newPeer(conn *os.File) (*peer, error) {
 	}
 	p := &peer{hub: h, f: conn, raw: raw}
 	p.write = p.tryWrite
+	p.once = func(fd uintptr) { p.tryWrite(fd) }
 	return p, nil
 }
 
@@ -254,7 +256,7 @@ func (p *peer) send(frame []byte) {
 	}
 	p.left = frame
 	// Control tries without waiting, whatever the deadline is.
-	if err := p.raw.Control(func(fd uintptr) { p.write(fd) }); err != nil {
+	if err := p.raw.Control(p.once); err != nil {
 		p.drop()
 		return
 	}

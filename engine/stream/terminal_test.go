@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,12 @@ const clientEnv = "NSLAB_STREAM_TEST_CLIENT"
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(clientEnv); mode != "" {
 		os.Exit(client(mode))
+	}
+	// Whoever runs the tests in the background of a script has some signals ignored, and programs inherit that.
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGHUP} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -441,4 +448,19 @@ func TestSizeFirst(t *testing.T) {
 	if r := <-got; r.err != nil || !strings.Contains(out.String(), "7 9\r\n") {
 		t.Errorf("Attach: %+v, %q", r, out)
 	}
+}
+
+// TestHubKilled: the terminal is restored when the monitor is gone.
+func TestHubKilled(t *testing.T) {
+	hub, conn, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := sit(t, conn, "attach", nil)
+	put(t, hub, string(frame(frameReady, version, hasTerminal|hasStdin)))
+	put(t, hub, string(frame(frameStdout, []byte("half of a frame")...)[:12]))
+	u.raw(t)
+	u.screen.wait("half")
+	hub.Close()
+	u.left(t, "detached=false status=0 error="+ErrGone.Error(), 0)
 }
