@@ -117,7 +117,7 @@ func asInitError(err error) *container.InitError {
 func (m *monitor) start(ctx context.Context) (err error) {
 	// While the init starts up, so that it costs no time. From here on, if all else is lost, it is known that there was a run.
 	m.write(filepath.Join(m.Dir, ExitFile), Lost(time.Now().UTC()), false)
-	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce}
+	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce, Quiet: pages.Settle}
 	if m.log, err = logs.Create(m.LogPath, m.Log); err == nil && !m.Tty {
 		err = m.pipes(&streams)
 	}
@@ -198,7 +198,6 @@ func (m *monitor) attach(s stream.Config) (err error) {
 func (m *monitor) stay() {
 	// The spec was told to the container, and is not needed again.
 	m.Container = container.Config{}
-	time.AfterFunc(settled, pages.Settle)
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
@@ -224,9 +223,6 @@ func (m *monitor) stay() {
 	default: // the client that started the container does it, in less time
 	}
 }
-
-// settled is after what time a container is taken to be there to stay.
-const settled = time.Second
 
 // exitCode is the status that a shell would show.
 func exitCode(s syscall.WaitStatus) int {
