@@ -165,10 +165,10 @@ func (e *Engine) ids() ([]string, error) {
 
 // find returns the id that a name, an id or the beginning of one stands for. A name wins, as in Docker.
 func (e *Engine) find(ref string) (string, error) {
-	if ref == "" {
+	ref = strings.TrimPrefix(ref, "/") // as inspect shows names
+	if ref == "" {                     // which is the beginning of every id
 		return "", &InputError{What: "container name", Value: ref, Err: errors.New("it is empty")}
 	}
-	ref = strings.TrimPrefix(ref, "/") // as inspect shows names
 	if len(ref) == 64 && filepath.Base(ref) == ref && e.exists(ref) {
 		return ref, nil
 	}

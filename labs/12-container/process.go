@@ -283,14 +283,24 @@ const superviseEntry = "nslab-supervise"
 // has given up its rights.
 func (i *initProcess) supervise(ctx context.Context, args, env []string) error {
 	program := ""
+	var last error = unix.ENOENT
 	for _, name := range places(args[0], env) {
-		if unix.Access(name, unix.X_OK) == nil && !isFolder(name) {
-			program = name
-			break
+		err := unix.Access(name, unix.X_OK)
+		switch {
+		case err == nil && isFolder(name):
+			last = fmt.Errorf("is a directory: %w", unix.EACCES)
+			continue
+		case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
+			continue
+		case err != nil:
+			last = err
+			continue
 		}
+		program = name
+		break
 	}
 	if program == "" {
-		return programError(args[0], unix.ENOENT, !strings.Contains(args[0], "/"))
+		return programError(args[0], last, !strings.Contains(args[0], "/"))
 	}
 	argv := append([]string{superviseEntry, program}, args...)
 	// The link stays open over this execve: the container has started when the program has, not when nslab has that is to

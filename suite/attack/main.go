@@ -9,7 +9,7 @@
 //	attack handles          opens files by their handles, as the exploit "shocker" did
 //	attack terminal         types into the terminal that its descriptors lead to
 //	attack process PID…     looks into a process of the host: memory, root, files, ptrace
-//	attack spy FILE         looks into each process that appears, until FILE is there: CVE-2016-9962
+//	attack spy FILE [shared] looks into each process that appears, until FILE is there: CVE-2016-9962
 //	attack overwrite FILE   opens what each process executes for writing, until FILE is there: CVE-2019-5736
 //	attack compat           makes calls through the tables of 32-bit programs
 //	attack swap DIR LINK    exchanges a folder and a link to LINK, without end: CVE-2021-30465

@@ -104,10 +104,11 @@ func into(pid int) map[string]error {
 
 // spy looks into every process that appears, as fast as it can. A process that executes a program of this image is one of
 // the container's. Any other is nslab on its way in, and nothing of it may be seen. Who was given CAP_SYS_PTRACE sees it, so
-// then it must have no more rights than he has, and nothing open that is the host's.
+// then it must have no more rights than he has, and nothing open that is the host's. Where another container shares the PID
+// namespace, its processes are to be seen, too, as soon as they have no more rights.
 func spy(args []string) {
 	fmt.Println("spying")
-	seen := map[int]bool{}
+	seen, shared := map[int]bool{}, len(args) > 1
 	for {
 		if _, err := os.Stat(args[0]); err == nil {
 			holds("spy", fmt.Sprintf("%d processes were seen", len(seen)))
@@ -121,14 +122,14 @@ func spy(args []string) {
 		}
 		for pid := last; pid <= last+3; pid++ {
 			if pid > 1 && unix.Access(fmt.Sprintf("/proc/self/task/%d", pid), unix.F_OK) != nil {
-				look(pid, seen)
+				look(pid, seen, shared)
 			}
 		}
 	}
 }
 
 // look is one attempt of spy. What was opened is looked at afterwards: that takes time, which the race does not leave.
-func look(pid int, seen map[int]bool) {
+func look(pid int, seen map[int]bool, shared bool) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	exe, err := unix.Open(dir+"exe", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
@@ -140,49 +141,55 @@ func look(pid int, seen map[int]bool) {
 		return
 	}
 	defer unix.Close(exe)
-	mem, memErr := unix.Open(dir+"mem", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	root, rootErr := unix.Open(dir+"root/.", unix.O_PATH|unix.O_CLOEXEC, 0)
+	var opened []string
+	for _, name := range []string{"mem", "root/.", "cwd/."} {
+		flags := unix.O_PATH
+		if name == "mem" {
+			flags = unix.O_RDWR
+		}
+		if fd, err := unix.Open(dir+name, flags|unix.O_CLOEXEC, 0); err == nil {
+			unix.Close(fd)
+			opened = append(opened, name)
+		}
+	}
+	rights, ours := capabilities(strconv.Itoa(pid)), capabilities("self")
+	own, why := mine(strconv.Itoa(exe))
+	switch {
+	case own:
+		return
+	case rights&^ours != 0:
+		breaks(fmt.Sprintf("program of process %d", pid), fmt.Sprintf("it has rights %#x, and opened were %v", rights, opened))
+	case shared:
+		return
+	case ours>>unix.CAP_SYS_PTRACE&1 == 0:
+		breaks(fmt.Sprintf("program of process %d", pid), fmt.Sprintf("%s; opened were %v", why, opened))
+	}
 	entries, _ := os.ReadDir(dir + "fd")
+	var links []string
 	for _, e := range entries {
-		if n, _ := strconv.Atoi(e.Name()); n > 2 {
-			link, err := os.Readlink(dir + "fd/" + e.Name())
-			if err == nil && !strings.HasPrefix(link, "anon_inode:") && !strings.HasPrefix(link, "pipe:") && !strings.HasPrefix(link, "/proc") {
-				breaks(fmt.Sprintf("descriptor %s of process %d", e.Name(), pid), link)
-			}
+		link, err := os.Readlink(dir + "fd/" + e.Name())
+		if n, _ := strconv.Atoi(e.Name()); n > 2 && err == nil && !strings.HasPrefix(link, "pipe:") {
+			links = append(links, e.Name()+" "+link)
 		}
 	}
-	for _, fd := range []struct {
-		fd  int
-		err error
-	}{{mem, memErr}, {root, rootErr}} {
-		if fd.err == nil {
-			unix.Close(fd.fd)
-		}
+	var before, after unix.Stat_t
+	if unix.Fstat(exe, &before) != nil || unix.Stat(dir+"exe", &after) != nil || before.Ino != after.Ino || before.Dev != after.Dev {
+		return // meanwhile it executes a program of the image, and these are that one's files
 	}
-	if own, why := mine(strconv.Itoa(exe)); !own {
-		rights, mineToo := capabilities(strconv.Itoa(pid)), capabilities("self")
-		if hasPtrace(mineToo) && (rights == mineToo || rights == "") { // it may be gone meanwhile
-			holds(fmt.Sprintf("program of process %d", pid), "it has the rights "+rights)
-			return
-		}
-		breaks(fmt.Sprintf("program of process %d", pid), fmt.Sprintf("%s; rights %s, memory: %v, root: %v", why, rights, memErr, rootErr))
+	for _, l := range links {
+		breaks(fmt.Sprintf("descriptor of process %d", pid), l)
 	}
 }
 
-// capabilities are those that a process has.
-func capabilities(pid string) string {
+// capabilities are those that a process may have; none if it is gone.
+func capabilities(pid string) (set uint64) {
 	data, _ := os.ReadFile("/proc/" + pid + "/status")
 	for line := range strings.Lines(string(data)) {
 		if v, ok := strings.CutPrefix(line, "CapPrm:"); ok {
-			return strings.TrimSpace(v)
+			set, _ = strconv.ParseUint(strings.TrimSpace(v), 16, 64)
 		}
 	}
-	return ""
-}
-
-func hasPtrace(set string) bool {
-	n, _ := strconv.ParseUint(set, 16, 64)
-	return n>>unix.CAP_SYS_PTRACE&1 != 0
+	return set
 }
 
 // overwrite opens what other processes execute, and then tries to open it again for writing, until that is no longer busy.
