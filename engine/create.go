@@ -161,6 +161,9 @@ func (h *HostConfig) check() error {
 	if _, err := security.Capabilities(h.CapAdd, h.CapDrop, h.Privileged); err != nil {
 		return &InputError{What: "capability", Err: err}
 	}
+	if h.UsernsMode == "host" && os.Geteuid() != 0 {
+		return &InputError{What: "user namespace", Value: h.UsernsMode, Err: errors.New("only root's containers can do without one of their own")}
+	}
 	if p := h.CgroupParent; strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }) || slices.Contains(strings.Split(p, "/"), "..") {
 		return &InputError{What: "cgroup parent", Value: p, Err: errors.New("it leads elsewhere")}
 	}

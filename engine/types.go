@@ -56,7 +56,7 @@ type HostConfig struct {
 	IpcMode         string // private, host, shareable, none, container:ID
 	PidMode         string // "", host, container:ID
 	UTSMode         string // "", host
-	UsernsMode      string // "", host, or UID:GID:COUNT-like mappings
+	UsernsMode      string // "" or host
 	CgroupnsMode    string // private, host
 	Privileged      bool
 	PublishAllPorts bool

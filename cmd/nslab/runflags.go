@@ -139,7 +139,7 @@ func (f *runFlags) addSurroundings(flags *pflag.FlagSet) {
 	f.pid = a.word("pid", "", "", "PID namespace to use: host, container:NAME", opts.PidMode)
 	f.ipc = a.word("ipc", "", "", "IPC namespace to use: private, shareable, host, none, container:NAME", opts.IpcMode)
 	f.uts = a.word("uts", "", "", "UTS namespace to use: host", opts.UTSMode)
-	f.userns = a.word("userns", "", "", "User namespace to use: host, UID:GID:COUNT", opts.UsernsMode)
+	f.userns = a.word("userns", "", "", "User namespace to use (host)", opts.UsernsMode)
 	f.cgroupns = a.word("cgroupns", "", "", "Cgroup namespace to use: private, host", opts.CgroupnsMode)
 	f.network = a.word("network", "", "default", "Connect a container to a network: none, host, container:NAME", opts.NetworkMode)
 	a.hidden("net", f.network)
