@@ -20,8 +20,8 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-// soon is how long the kernel, or a program, may take for what it does by itself.
-const soon = 10 * time.Second
+// soon is how long the kernel, or a program, may take for what it does by itself: long, for a machine may be emulated and busy.
+const soon = 30 * time.Second
 
 // limits: two numbers of the command line, in the files of the container's own group.
 func limits(t *course.T) error {
