@@ -48,7 +48,7 @@ var zh = course.Messages{
 	"its branches there, the topmost first: %s":                                       "它的各个分支，从上到下：%s",
 	"three kinds of branches, in this order, are what the container has for its root": "容器的根就是这三种分支，按这个顺序叠成",
 	"it is in the container's table only":                                             "它只在容器的挂载表里",
-	"the host's table is the same, line by line":                                      "宿主机的挂载表逐行相同",
+	"and no line of the host's table is about it":                                     "宿主机的挂载表里没有一行与它有关",
 	"out here the folder is empty":                                                    "在外面看，这个目录是空的",
 
 	// limits
