@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -49,11 +50,16 @@ type monitor struct {
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }
 
+// name is the entry as the kernel wants it, not longer than 15 bytes.
+var name = [16]byte([]byte(Entry + "\x00\x00\x00"))
+
 // monitorMain is the whole life of a monitor.
 func monitorMain() {
 	for fd := jobFD; fd <= attachFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
+	// Executed by a descriptor, it would be known to ps and top by the number of that. No harm if it is refused.
+	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
 	in := json.NewDecoder(m.reports)
 	var outline Outline
