@@ -196,7 +196,7 @@ func execStatus(err error) error {
 	switch in.Kind {
 	case container.KindMissing:
 		return &statusError{status: 127, err: err}
-	case container.KindProgram, container.KindCwd:
+	case container.KindProgram, container.KindCwd, container.KindUser:
 		return &statusError{status: 126, err: err}
 	}
 	return err

@@ -50,7 +50,7 @@ func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty
 	}
 	id, err := execIdentity(ctx, tree, cfg)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, execError(cfg.Process, err)
 	}
 	p := cfg.Process
 	c := setns.Config{
@@ -68,7 +68,7 @@ func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty
 	if err != nil {
 		return nil, tty, errors.Join(err, closeAll(tty))
 	}
-	if err := rights(&c, cfg); err != nil {
+	if err := rights(&c, cfg, id); err != nil {
 		return nil, nil, errors.Join(err, closeAll(tty))
 	}
 	process, err := setns.Start(ctx, c)
@@ -130,8 +130,10 @@ func nullOf(ctx context.Context, tree *rootfs.Tree) (*os.File, error) {
 }
 
 // rights adds the calls that make the child no more privileged than the container's own init.
-func rights(c *setns.Config, cfg ExecConfig) error {
-	p := cfg.Process
+func rights(c *setns.Config, cfg ExecConfig, id identity) error {
+	given := *cfg.Process
+	p := &given
+	p.Capabilities = id.capabilities(p.Capabilities)
 	before, err := security.Before(p, cfg.Filter)
 	if err != nil {
 		return err
@@ -196,7 +198,11 @@ func reachable(resource int, want unix.Rlimit) (*unix.Rlimit, error) {
 // execError puts a refused execve into words, as for the init.
 func execError(p *specs.Process, err error) error {
 	var refused *setns.Error
-	if !errors.As(err, &refused) {
+	var kind *kindError
+	switch {
+	case errors.As(err, &kind):
+		return initError(err)
+	case !errors.As(err, &refused):
 		return err
 	}
 	switch refused.Op {

@@ -132,7 +132,7 @@ func (i *initProcess) dropRights(ctx context.Context) error {
 		return err
 	}
 	if p.Capabilities != nil {
-		if err := security.SetCapabilities(ctx, p.Capabilities); err != nil {
+		if err := security.SetCapabilities(ctx, i.id.capabilities(p.Capabilities)); err != nil {
 			return err
 		}
 	}

@@ -68,6 +68,17 @@ func (id identity) onlyPrimary() bool {
 	return len(id.groups) == 0 || len(id.groups) == 1 && id.groups[0] == id.gid
 }
 
+// capabilities are those that count while the program is looked for and executed. Who is not root loses all but the ambient ones
+// by execve(2), see capabilities(7); he loses them before it, or he could execute what he may not reach.
+func (id identity) capabilities(c *specs.LinuxCapabilities) *specs.LinuxCapabilities {
+	if c == nil || id.uid == 0 {
+		return c
+	}
+	own := *c
+	own.Effective, own.Permitted = c.Ambient, c.Ambient
+	return &own
+}
+
 // readPlain reads a small file of the image. It may be anything: a FIFO, on which open(2) waits for ever without O_NONBLOCK
 // (Docker and Podman hang there, even their rm -f), a device, a link to /proc/1/environ, or endless. One that is not there
 // is empty.
