@@ -13,6 +13,8 @@ import (
 
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	container "github.com/nslab/nslab/labs/12-container"
+
+	"github.com/nslab/nslab/engine/monitor"
 )
 
 // removing begins the name of a container's folder while it is taken apart.
@@ -35,7 +37,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		if !o.Force {
 			return &StateError{Container: ref, Status: c.State.Status, Op: "remove", Hint: "stop it first, or force it with -f"}
 		}
-		if err := c.kill(ctx); err != nil {
+		if err := c.killForGood(ctx); err != nil {
 			return err
 		}
 	}
@@ -43,6 +45,37 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		return err
 	}
 	return c.remove(ctx, o.Volumes)
+}
+
+// killForGood ends a container, and its monitor as well if that does not come to its end within reason: it may be stopped, or
+// wait for a disk that does not answer.
+func (c *Container) killForGood(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := c.kill(bounded)
+	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	var run monitor.Run
+	if err := readJSON(filepath.Join(c.RunDir(), monitor.RunFile), &run); err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(run.Monitor, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("hold the monitor, process %d: %w", run.Monitor, err)
+	}
+	defer unix.Close(pidfd)
+	// A number alone may be somebody else's by now; nobody else has this container's lock open.
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", run.Monitor))
+	for _, f := range files {
+		if name, _ := os.Readlink(f); name == filepath.Join(c.RunDir(), monitor.LockFile) {
+			return unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		}
+	}
+	return err
 }
 
 // endRun does what the container's monitor does at the end, for one that was killed before: it ends what still runs, and takes

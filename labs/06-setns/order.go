@@ -118,6 +118,9 @@ func (p *plan) becomeRoot(t *Target) {
 	}
 }
 
+// CloneFlags are those of the only clone that a child makes.
+const CloneFlags = unix.CLONE_PARENT | uintptr(unix.SIGCHLD)
+
 // clone makes the process that is in the PID namespace; the caller stays outside of it, and ends.
 //
 // A process never changes its PID namespace: its number would change, which it and others remember. So setns(2) says only
@@ -127,7 +130,7 @@ func (p *plan) clone(context.Context, Config) error {
 	if !p.forks {
 		return nil
 	}
-	const flags = unix.CLONE_PARENT | uintptr(unix.SIGCHLD)
+	const flags = CloneFlags
 	c := call("clone", "", "clone(CLONE_PARENT|SIGCHLD)")
 	if runtime.GOARCH == "s390x" {
 		p.add(forks, c, unix.SYS_CLONE, 0, flags)

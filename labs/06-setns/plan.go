@@ -47,6 +47,9 @@ type Config struct {
 	// process comes into its PID namespace.
 	After []Call
 
+	// Make that process first of all, with all rights: for a filter among Before that does not allow clone.
+	ForkFirst bool
+
 	// Calls to make in that process, just before execve: a session, a controlling terminal, and a seccomp filter as the very
 	// last. They must not change who we are: the kernel would forget Pdeathsig.
 	Last []Call
@@ -146,8 +149,12 @@ func (p *plan) write(ctx context.Context, cfg Config) error {
 	// descriptors reach the host. A process that is not dumpable can't be traced, but by one with CAP_SYS_PTRACE, which
 	// people give to debuggers; so by then there is nothing left to be reached, either. execve(2) makes it dumpable again.
 	p.add(must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	early, late := nothing, p.clone
+	if cfg.ForkFirst {
+		early, late = late, early
+	}
 	for _, part := range []func(context.Context, Config) error{
-		p.groups, p.namespaces, p.folders, p.streams, p.before, p.identity, p.after, p.clone, p.signals, p.last, p.execute,
+		p.groups, p.namespaces, early, p.folders, p.streams, p.before, p.identity, p.after, late, p.signals, p.last, p.execute,
 	} {
 		if err := part(ctx, cfg); err != nil {
 			return err
@@ -155,6 +162,8 @@ func (p *plan) write(ctx context.Context, cfg Config) error {
 	}
 	return nil
 }
+
+func nothing(context.Context, Config) error { return nil }
 
 // groups moves the child into control groups: writing 0 to cgroup.procs means the writer. See cgroups(7).
 func (p *plan) groups(ctx context.Context, cfg Config) error {

@@ -310,6 +310,37 @@ func TestDefaultProfileSays(t *testing.T) {
 }
 
 // TestMultiplexed: what a profile says of connect is true of socketcall(SYS_CONNECT), too, whose arguments nobody sees.
+// TestAllows compares with x/net's machine.
+func TestAllows(t *testing.T) {
+	s, err := DefaultProfile(DefaultCapabilities())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, allowed := newMachine(t, f), 0
+	for number := range uint32(600) {
+		for _, arg := range []uint64{0, 1, unix.CLONE_NEWUSER, 0xffffffff, 8} {
+			answer := m.run(t, abis[0].audit, number, [6]uint64{arg}) & unix.SECCOMP_RET_ACTION_FULL
+			want := answer == unix.SECCOMP_RET_ALLOW || answer == unix.SECCOMP_RET_LOG
+			if got := f.Allows(number, arg); got != want {
+				t.Errorf("Allows(%d, %#x) = %v; want %v", number, arg, got, want)
+			}
+			if want {
+				allowed++
+			}
+		}
+	}
+	if allowed < 1000 || allowed > 2900 {
+		t.Errorf("%d of 3000 are allowed: that is no filter", allowed)
+	}
+	if (&Filter{Program: f.Program[:size]}).Allows(0) {
+		t.Error("a program without an end allows")
+	}
+}
+
 func TestMultiplexed(t *testing.T) {
 	if !slices.ContainsFunc(abis[:], func(a abi) bool { return a.muxed }) {
 		t.Skip("this architecture has no such calls")

@@ -138,6 +138,8 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	if err != nil {
 		return err
 	}
+	// A filter that takes rights to be loaded is there before the clone. One that forbids it, which a profile may, has to wait.
+	c.ForkFirst = cfg.Filter != nil && !p.NoNewPrivileges && !cfg.Filter.Allows(unix.SYS_CLONE, uint64(setns.CloneFlags))
 	if c.After, err = security.After(p); err != nil {
 		return err
 	}
