@@ -55,7 +55,7 @@ func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty
 	p := cfg.Process
 	c := setns.Config{
 		Target: target, Namespaces: setns.All, Root: true, Dir: p.Cwd,
-		Credential: &syscall.Credential{Uid: id.uid, Gid: id.gid, Groups: id.groups, NoSetGroups: id.onlyPrimary() && setgroupsDenied(strconv.Itoa(s.Pid))},
+		Credential: &syscall.Credential{Uid: id.uid, Gid: id.gid, Groups: id.groups, NoSetGroups: !id.asked && setgroupsDenied(strconv.Itoa(s.Pid))},
 		Path:       p.Args[0], Args: p.Args, Env: withHome(p.Env, id.home), Pdeathsig: cfg.Pdeathsig,
 	}
 	if s.Group != nil {

@@ -177,8 +177,8 @@ func (i *initProcess) setIDs(ctx context.Context) error {
 	}{
 		{fmt.Sprintf("setgroups(%d, %v)", len(id.groups), id.groups), func() unix.Errno {
 			_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.groups)), uintptr(first), 0)
-			if errno == unix.EPERM && id.onlyPrimary() && setgroupsDenied("self") {
-				return 0 // there are none to give up
+			if errno == unix.EPERM && !id.asked && setgroupsDenied("self") {
+				return 0 // those of the image's files he cannot have, and all others he has not
 			}
 			return errno
 		}},

@@ -23,6 +23,7 @@ import (
 type identity struct {
 	uid, gid uint32
 	groups   []uint32
+	asked    bool // for groups beyond those that the image's files give him
 	home     string
 }
 
@@ -47,7 +48,7 @@ func lookUp(ctx context.Context, tree *rootfs.Tree, who string, groups []string)
 	if err != nil {
 		return identity{}, &kindError{KindUser, err}
 	}
-	id := identity{uid: uint32(u.Uid), gid: uint32(u.Gid), home: u.Home}
+	id := identity{uid: uint32(u.Uid), gid: uint32(u.Gid), asked: len(groups) > 0, home: u.Home}
 	for _, g := range append(u.Sgids, more...) {
 		id.groups = append(id.groups, uint32(g))
 	}
@@ -61,11 +62,6 @@ func (id *identity) addPrimary() {
 	id.groups = append(id.groups, id.gid)
 	slices.Sort(id.groups)
 	id.groups = slices.Compact(id.groups)
-}
-
-// onlyPrimary tells that there is no other group.
-func (id identity) onlyPrimary() bool {
-	return len(id.groups) == 0 || len(id.groups) == 1 && id.groups[0] == id.gid
 }
 
 // capabilities are those that count while the program is looked for and executed. Who is not root loses all but the ambient ones
@@ -107,7 +103,7 @@ func readPlain(ctx context.Context, tree *rootfs.Tree, name string) ([]byte, err
 
 // identityOf takes the numbers of the spec, with the home that the image has for them.
 func identityOf(ctx context.Context, tree *rootfs.Tree, u specs.User) (identity, error) {
-	id := identity{uid: u.UID, gid: u.GID, groups: slices.Clone(u.AdditionalGids), home: "/"}
+	id := identity{uid: u.UID, gid: u.GID, groups: slices.Clone(u.AdditionalGids), asked: len(u.AdditionalGids) > 0, home: "/"}
 	id.addPrimary()
 	passwd, err := readPlain(ctx, tree, "/etc/passwd")
 	if err != nil {
