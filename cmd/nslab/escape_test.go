@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -249,6 +250,23 @@ func TestSwappedLinks(t *testing.T) {
 		if _, err := os.Lstat(name); err == nil {
 			t.Errorf("%s was made on the host", name)
 		}
+	}
+}
+
+// TestKeys: a container without a filter cannot use the keys of the session that nslab was started in.
+func TestKeys(t *testing.T) {
+	m := newVictim(t)
+	runtime.LockOSThread() // keyrings belong to a thread, and to what it forks; it ends with the test
+	if _, err := unix.KeyctlJoinSessionKeyring("nslab-test"); err != nil {
+		coursetest.Missing(t, "keyrings: "+err.Error())
+	}
+	if _, err := unix.AddKey("user", "nslab-secret", []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING); err != nil {
+		t.Fatal(err)
+	}
+	m.must(t, "run", "-d", "--name", "box", "--security-opt", "seccomp=unconfined", "hostile", "sleep", "1000")
+	defer m.must(t, "rm", "-f", "box")
+	for _, way := range [][]string{{"run", "--rm", "--security-opt", "seccomp=unconfined", "hostile"}, {"run", "--rm", "--privileged", "hostile"}, {"exec", "box"}} {
+		attack(t, m.container(append(way, "attack", "keyring", "nslab-secret")...), 3)
 	}
 }
 

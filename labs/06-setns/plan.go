@@ -63,6 +63,7 @@ type Call struct {
 	What string // what it is about, for an error
 	Text string // as strace would show it
 	Keep any    // whatever Args points to
+	May  bool   // it may be refused
 }
 
 // planned is what the parent keeps of a step.
@@ -304,8 +305,11 @@ func (p *plan) callers(list []Call) {
 	for _, c := range list {
 		p.keep = append(p.keep, c.Keep)
 		kind := uintptr(must)
-		if c.Trap == unix.SYS_SECCOMP {
+		switch {
+		case c.Trap == unix.SYS_SECCOMP:
 			kind = seals
+		case c.May:
+			kind = optional
 		}
 		p.add(kind, planned{op: c.Op, what: c.What, text: c.Text}, c.Trap, c.Args[:]...)
 	}

@@ -129,6 +129,12 @@ func nullOf(ctx context.Context, tree *rootfs.Tree) (*os.File, error) {
 	return security.Null(ctx, dev)
 }
 
+// keys leaves the caller's keys behind: see initProcess.session.
+var keys = setns.Call{
+	Trap: unix.SYS_KEYCTL, Args: [6]uintptr{unix.KEYCTL_JOIN_SESSION_KEYRING}, Op: "keyctl", May: true,
+	Text: "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)",
+}
+
 // rights adds the calls that make the child no more privileged than the container's own init.
 func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	given := *cfg.Process
@@ -162,7 +168,7 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 			Text: fmt.Sprintf("prlimit(0, %s, {%d, %d})", r.Type, limit.Cur, limit.Max),
 		})
 	}
-	c.Before = append(c.Before, before...)
+	c.Before = append(append(c.Before, keys), before...)
 	if p.Terminal {
 		c.Last = append(c.Last, setns.Call{
 			Trap: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}, Op: "ioctl", Text: "ioctl(0, TIOCSCTTY, 0)",

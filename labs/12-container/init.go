@@ -134,6 +134,16 @@ func (i *initProcess) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("12-container: begin a session: %w", err)
 	}
+	// So are the keys of that session, passwords of network file systems for example: the kernel hands them on from process to
+	// process, and no namespace keeps them apart. A kernel that has none says ENOSYS; where a filter says EPERM, nobody inside
+	// can use any.
+	err = trace.Call(ctx, 0, func() string { return "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" }, func() error {
+		_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+		return err
+	})
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("12-container: begin a session keyring: %w", err)
+	}
 	unix.Umask(0) // while we make things; the program's own comes at the end
 	return nil
 }

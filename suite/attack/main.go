@@ -12,6 +12,7 @@
 //	attack spy FILE [shared] looks into each process that appears, until FILE is there: CVE-2016-9962
 //	attack overwrite FILE   opens what each process executes for writing, until FILE is there: CVE-2019-5736
 //	attack compat           makes calls through the tables of 32-bit programs
+//	attack keyring NAME     looks for a key of the caller's session
 //	attack swap DIR LINK    exchanges a folder and a link to LINK, without end: CVE-2021-30465
 //
 // Each attempt is a line, "held" with the kernel's answer or "BROKEN". The exit status is 1 if something was broken, and 2 if
@@ -37,6 +38,7 @@ var attacks = map[string]func(args []string){
 	"process":     intoProcesses,
 	"spy":         spy,
 	"overwrite":   overwrite,
+	"keyring":     keyring,
 	"swap":        swap,
 }
 

@@ -237,3 +237,17 @@ func catch(pid, exe int) {
 	}
 	result(what, unix.ETXTBSY)
 }
+
+// keyring looks for a key that the session outside has.
+func keyring(args []string) {
+	for name, ring := range map[string]int{"session": unix.KEY_SPEC_SESSION_KEYRING, "user session": unix.KEY_SPEC_USER_SESSION_KEYRING} {
+		id, err := unix.KeyctlSearch(ring, "user", args[0], 0)
+		if err == nil {
+			breaks("search the "+name+" keyring", fmt.Sprintf("there is key %d", id))
+		} else {
+			result("search the "+name+" keyring", err)
+		}
+	}
+	_, err := unix.RequestKey("user", args[0], "", 0)
+	result("request the key", err)
+}
