@@ -42,7 +42,7 @@ func TestContainerKills(t *testing.T) {
 		{"create", nil, []string{"create", "--name", "box", "-v", "/anonymous", "bootstrap", "true"}},
 		{"start", [][]string{{"create", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"start", "box"}},
 		{"exec", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"exec", "box", "sh", "-c", "true; true"}},
-		{"stop", [][]string{{"run", "-d", "--name", "box", "--init", "bootstrap", "sleep", "1000"}}, []string{"stop", "-t", "1", "box"}},
+		{"stop", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"}}, []string{"stop", "-t", "1", "box"}},
 		{"rm", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"rm", "-f", "box"}},
 		{"restart", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"restart", "-t", "0", "box"}},
 		{"pause", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"pause", "box"}},
