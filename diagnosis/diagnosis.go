@@ -31,6 +31,16 @@ func Of(err error) []Condition {
 	return nil
 }
 
+// Remedy is what to do about the first condition that does not hold, "" where nothing is known to help.
+func Remedy(err error) string {
+	for _, c := range Of(err) {
+		if !c.OK && c.Remedy != "" {
+			return c.Remedy
+		}
+	}
+	return ""
+}
+
 // Those are the conditions that apply: a probe returns nil for one that does not.
 func Those(all ...*Condition) []Condition {
 	var list []Condition

@@ -19,9 +19,9 @@ func newContainerCommitCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
 		Short: "Create a new image from what a container has changed",
-		Long: `Create a new image: the layers of the container's own image, and one more with what
-the container has changed. What is in volumes does not come along. A running
-container stands still while its files are read, but for --pause=false.
+		Long: `Create a new image: the layers of the container's own image, and one more with
+what the container has changed. What is in volumes does not come along. A
+running container stands still while its files are read, but for --pause=false.
 
 --change takes instructions of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE,
 HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.`,

@@ -21,16 +21,16 @@ func newContainerCpCmd(g *globals) *cobra.Command {
 		Use: "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n" +
 			"  nslab container cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
 		Short: "Copy files and folders between a container and this machine",
-		Long: `Copy files and folders between a container and this machine. The container need not
-run; if it does, volumes and tmpfs are seen as it sees them.
+		Long: `Copy files and folders between a container and this machine. The container need
+not run; if it does, volumes and tmpfs are seen as it sees them.
 
-With - as the source, a tar archive is read from standard input and unpacked into
-a folder of the container; with - as the destination, one is written to standard
-output.
+With - as the source, a tar archive is read from standard input and unpacked
+into a folder of the container; with - as the destination, one is written to
+standard output.
 
 If the destination is a folder, the copy goes into it, else it is what the copy
-becomes. DIR/. is what is in a folder, without the folder. Paths in the container
-begin at its root.`,
+becomes. DIR/. is what is in a folder, without the folder. Paths in the
+container begin at its root.`,
 		Example: `  nslab container cp web:/var/log/app.log .
   nslab container cp site/. web:/srv/www
   nslab container cp web:/etc - | tar -t`,

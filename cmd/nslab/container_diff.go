@@ -17,8 +17,8 @@ func newContainerDiffCmd(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff CONTAINER",
 		Short: "Show what a container has changed in its files",
-		Long: `Show what a container has changed, compared with its image: A is added, C is changed
-and D is deleted. Volumes are not part of it.`,
+		Long: `Show what a container has changed, compared with its image: A is added, C is
+changed and D is deleted. Volumes are not part of it.`,
 		Example:               `  nslab container diff web`,
 		DisableFlagsInUseLine: true,
 		Args:                  needArgs(1, 1),

@@ -36,8 +36,8 @@ func newContainerExecCmd(g *globals) *cobra.Command {
 control group, its root and its rights, exactly as if the container itself had
 started it. See 'nslab run 06'.
 
-Exit status: that of the command; 126 it cannot be executed, 127 there is no such
-command, 1 nslab could not do what was asked.`,
+Exit status: that of the command; 126 it cannot be executed, 127 there is no
+such command, 1 nslab could not do what was asked.`,
 		Example: `  nslab container exec -it web sh
   nslab container exec -u 1000 -w /tmp -e A=b web env
   nslab container exec --explain web true`,

@@ -19,8 +19,9 @@ func newContainerExportCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [OPTIONS] CONTAINER",
 		Short: "Write a container's files as a tar archive",
-		Long: `Write all files of a container as a tar archive: its image's with its own changes.
-Volumes are not part of it. 'nslab image import' makes an image of such an archive.`,
+		Long: `Write all files of a container as a tar archive: its image's with its own
+changes. Volumes are not part of it. 'nslab image import' makes an image of
+such an archive.`,
 		Example: `  nslab container export -o web.tar web
   nslab container export web | nslab image import - web:flat`,
 		DisableFlagsInUseLine: true,

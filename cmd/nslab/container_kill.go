@@ -17,7 +17,7 @@ func newContainerKillCmd(g *globals) *cobra.Command {
 		Long: `Send a signal to the first process of a container. SIGKILL, which it is unless
 --signal says otherwise, ends all of them.`,
 		Example: `  nslab container kill web
-  nslab container kill -s HUP web             many servers then read their files again`,
+  nslab container kill -s HUP web     many servers then read their files again`,
 		Args:              needArgs(1, -1),
 		ValidArgsFunction: completeNames(g.containersThat(runningContainer), -1),
 		RunE: func(cmd *cobra.Command, args []string) error {

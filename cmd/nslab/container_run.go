@@ -33,8 +33,8 @@ import'.
 --explain shows what each stage does, in order, with the system calls and the
 time each took, and where in the source it stands.
 
-Exit status: that of the command; 125 nslab could not do what was asked, 126 the
-command cannot be executed, 127 there is no such command, 128+n ended by
+Exit status: that of the command; 125 nslab could not do what was asked, 126
+the command cannot be executed, 127 there is no such command, 128+n ended by
 signal n.`,
 		Example: `  nslab container run -it --rm bootstrap sh
   nslab container run -d --name web -v /srv/www:/www:ro -m 64m IMAGE httpd -f

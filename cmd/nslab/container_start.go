@@ -51,8 +51,9 @@ func newContainerStartCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Start one or more stopped containers",
-		Long: `Start containers that were created or have ended. With -a or -i nslab stays with
-the container, as 'nslab container run' does, and ends with its exit status.`,
+		Long: `Start containers that were created or have ended. With -a or -i nslab stays
+with the container, as 'nslab container run' does, and ends with its exit
+status.`,
 		Example: `  nslab container start web db
   nslab container start -ai box`,
 		Args:              needArgs(1, -1),
@@ -182,9 +183,10 @@ func newContainerAttachCmd(g *globals) *cobra.Command {
 	var keys string
 	cmd := &cobra.Command{
 		Use:   "attach [OPTIONS] CONTAINER",
-		Short: "Attach local standard input, output, and error streams to a running container",
-		Long: `Attach to a container that runs: what it prints from now on is shown, and what is
-typed goes to it, if it was started with -i. Several can be attached at once.
+		Short: "Attach local standard input, output and errors to a container",
+		Long: `Attach to a container that runs: what it prints from now on is shown, and what
+is typed goes to it, if it was started with -i. Several can be attached at
+once.
 
 ctrl-p ctrl-q leaves a container that has a terminal, and lets it run on.`,
 		Example: `  nslab container attach box

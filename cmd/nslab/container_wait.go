@@ -12,7 +12,7 @@ import (
 func newContainerWaitCmd(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait CONTAINER [CONTAINER...]",
-		Short: "Block until one or more containers stop, then print their exit codes",
+		Short: "Wait until containers stop, then print their exit codes",
 		Example: `  nslab container wait job
   nslab container wait $(nslab container ls -q)`,
 		Args:              needArgs(1, -1),

@@ -15,6 +15,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/cmd/nslab/opts"
+	"github.com/nslab/nslab/diagnosis"
 	"github.com/nslab/nslab/engine"
 )
 
@@ -142,7 +143,7 @@ func hintOf(err error) string {
 	case errors.As(err, &tmpl) && len(tmpl.Fields) > 0:
 		return "the fields are " + strings.Join(tmpl.Fields, ", ")
 	}
-	return ""
+	return diagnosis.Remedy(err)
 }
 
 // manyErrors are those of a command that does the same to many things.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/fatih/color"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/engine"
@@ -64,6 +65,8 @@ shows are the ones the runtime runs.`,
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
+	cobra.AddTemplateFunc("wrapped", wrapped)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages ", "Flags | wrapped "))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath()), "%w", oneLine(err))
 	})
@@ -77,6 +80,11 @@ shows are the ones the runtime runs.`,
 	}
 	root.InitDefaultCompletionCmd()
 	return root
+}
+
+// wrapped lists flags in lines that fit: on the terminal, else in 80 columns.
+func wrapped(flags *pflag.FlagSet) string {
+	return flags.FlagUsagesWrapped(course.TerminalWidth())
 }
 
 var (

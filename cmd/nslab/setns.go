@@ -215,13 +215,7 @@ func explain(err error) error {
 		}
 		return s
 	}
-	for _, c := range diagnosis.Of(err) {
-		if !c.OK {
-			s.hint = c.Remedy
-			return s
-		}
-	}
-	if errors.Is(err, setns.ErrOutside) {
+	if s.hint = diagnosis.Remedy(err); s.hint == "" && errors.Is(err, setns.ErrOutside) {
 		s.hint = "give --root and --mount too, or leave --cwd out"
 	}
 	return s

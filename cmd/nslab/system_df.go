@@ -22,8 +22,8 @@ func newSystemDfCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "df [OPTIONS]",
 		Short: "Show what takes how much room on the disk",
-		Long: `Show how much room images, containers and volumes take. A layer that several images
-have is counted once. What can be reclaimed is what no container needs.`,
+		Long: `Show how much room images, containers and volumes take. A layer that several
+images have is counted once. What can be reclaimed is what no container needs.`,
 		Example: `  nslab system df
   nslab system df -v
   nslab system df --format '{{.Type}}: {{.Reclaimable}}'`,

@@ -32,10 +32,10 @@ func newSystemPruneCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove what is not used",
-		Long: `Remove stopped containers and images without a name; with --all, all images that no
-container has; with --volumes, the volumes that no container has and that nobody
-gave a name. What killed commands have left goes as well: half-made containers,
-names, control groups.
+		Long: `Remove stopped containers and images without a name; with --all, all images
+that no container has; with --volumes, the volumes that no container has and
+that nobody gave a name. What killed commands have left goes as well: half-made
+containers, names, control groups.
 
 The filters are until=TIME, label=NAME[=VALUE] and label!=….`,
 		Example: `  nslab system prune

@@ -43,7 +43,8 @@ pass; with --skip-missing it passes all the same.
 With --format json each scenario is one line,
   {"script","result":"pass"|"fail"|"missing"|"skip","ms","needs":[…],"output"}
 and the last line is the sum,
-  {"result":"pass"|"fail"|"missing","passed","failed","missing","skipped","needs","ms"}
+  {"result":"pass"|"fail"|"missing",
+   "passed","failed","missing","skipped","needs","ms"}
 
 Exit status: 0 all passed, 1 some failed, 2 wrong usage, 3 none failed, but some
 could not run here, 128+n interrupted by signal n.`,

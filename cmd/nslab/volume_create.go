@@ -18,8 +18,8 @@ func newVolumeCreateCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [OPTIONS] [VOLUME]",
 		Short: "Create a volume",
-		Long: `Create a volume, a folder that outlives containers, and print its name. Without a
-name it gets a number. If there is one of this name, nothing is changed.`,
+		Long: `Create a volume, a folder that outlives containers, and print its name. Without
+a name it gets a number. If there is one of this name, nothing is changed.`,
 		Example: `  nslab volume create data
   nslab volume create --label owner=anna data
   nslab container run --rm -v data:/srv bootstrap sh -c 'date > /srv/now'`,

@@ -16,8 +16,8 @@ func newVolumeLsCmd(g *globals) *cobra.Command {
 		Use:     "ls [OPTIONS]",
 		Aliases: []string{"list"},
 		Short:   "List volumes",
-		Long: `List volumes. The filters are dangling=true|false (whether no container has it),
-driver=local, label=NAME[=VALUE] and name=PART.`,
+		Long: `List volumes. The filters are dangling=true|false (whether no container has
+it), driver=local, label=NAME[=VALUE] and name=PART.`,
 		Example: `  nslab volume ls
   nslab volume ls -q -f dangling=true
   nslab volume ls --format 'table {{.Name}}\t{{.Mountpoint}}'`,

@@ -19,8 +19,8 @@ func newVolumePruneCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove unused local volumes",
-		Long: `Remove the volumes that no container has and that nobody gave a name; with --all
-those with a name, too. The filters are label=NAME[=VALUE] and label!=….`,
+		Long: `Remove the volumes that no container has and that nobody gave a name; with
+--all those with a name, too. The filters are label=NAME[=VALUE] and label!=….`,
 		Example: `  nslab volume prune
   nslab volume prune -af --filter label!=keep`,
 		DisableFlagsInUseLine: true,

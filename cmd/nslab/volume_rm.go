@@ -15,8 +15,8 @@ func newVolumeRmCmd(g *globals) *cobra.Command {
 		Use:     "rm [OPTIONS] VOLUME [VOLUME...]",
 		Aliases: []string{"remove"},
 		Short:   "Remove one or more volumes",
-		Long: `Remove volumes with all that is in them. One that a container has stays. With -f, one
-that is not there is no failure.`,
+		Long: `Remove volumes with all that is in them. One that a container has stays. With
+-f, one that is not there is no failure.`,
 		Example: `  nslab volume rm data
   nslab volume rm $(nslab volume ls -q -f dangling=true)`,
 		DisableFlagsInUseLine: true,

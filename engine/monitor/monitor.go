@@ -85,7 +85,7 @@ func monitorMain() {
 		if m.Dir != "" {
 			os.Remove(filepath.Join(m.Dir, ExitFile))
 		}
-		m.report(Report{Error: asInitError(err)})
+		m.report(Report{Error: container.AsInitError(err)})
 		os.Exit(1)
 	}
 	m.stay()
@@ -107,16 +107,6 @@ func (m *monitor) report(r Report) {
 	if err == nil {
 		m.reports.Write(append(data, '\n'))
 	}
-}
-
-func asInitError(err error) *container.InitError {
-	var e *container.InitError
-	if errors.As(err, &e) {
-		return e
-	}
-	e = &container.InitError{Kind: container.KindSetUp, Text: err.Error()}
-	errors.As(err, &e.Errno)
-	return e
 }
 
 // start makes the container and starts its program.

@@ -222,7 +222,7 @@ func childGroups(dir string) (names []string) {
 func canWrite(path string) diagnosis.Condition {
 	c := diagnosis.Condition{
 		What: "we may write there", Detail: path, OK: writable(path),
-		Remedy: "run as root; on v2 as a user: systemd-run --user --scope -p Delegate=yes nslab run 03",
+		Remedy: "run as root; on v2 as a user: systemd-run --user --scope -p Delegate=yes nslab …",
 	}
 	if info, err := os.Stat(path); err == nil {
 		c.Detail = fmt.Sprintf("%s: %s, uid %d", path, info.Mode(), os.Geteuid())

@@ -184,7 +184,7 @@ var zh = course.Messages{
 	"move the processes into a child group first":                                           "先把进程移到子组里",
 	"join a child group of it":                                                              "改为加入它的子组",
 	"free memory first, or choose a higher limit":                                           "先释放内存，或选更高的上限",
-	"run as root; on v2 as a user: systemd-run --user --scope -p Delegate=yes nslab run 03": "以 root 运行；v2 下普通用户可用：systemd-run --user --scope -p Delegate=yes nslab run 03",
+	"run as root; on v2 as a user: systemd-run --user --scope -p Delegate=yes nslab …":      "以 root 运行；v2 下普通用户可用：systemd-run --user --scope -p Delegate=yes nslab run 03",
 	"in a container: start that one with --privileged, or with a writable /sys/fs/cgroup":   "在容器里：以 --privileged 启动该容器，或让 /sys/fs/cgroup 可写",
 	"copy the parent's value into this file first":                                          "先把父组的值抄进这个文件",
 	"use the numbers of the disk, as lsblk shows them":                                      "使用整块磁盘的设备号，见 lsblk",

@@ -58,8 +58,13 @@ type kindError struct {
 func (e *kindError) Error() string { return e.err.Error() }
 func (e *kindError) Unwrap() error { return e.err }
 
-func initError(err error) *InitError {
-	e := &InitError{Kind: KindSetUp, Text: err.Error(), Why: diagnosis.Of(err)}
+// AsInitError gives an error the form in which it crosses to another process, with what was found out about it here.
+func AsInitError(err error) *InitError {
+	var e *InitError
+	if errors.As(err, &e) {
+		return e
+	}
+	e = &InitError{Kind: KindSetUp, Text: err.Error(), Why: diagnosis.Of(err)}
 	var k *kindError
 	if errors.As(err, &k) {
 		e.Kind = k.kind

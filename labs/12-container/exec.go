@@ -209,15 +209,15 @@ func execError(p *specs.Process, err error) error {
 	var kind *kindError
 	switch {
 	case errors.As(err, &kind):
-		return initError(err)
+		return AsInitError(err)
 	case !errors.As(err, &refused):
 		return err
 	}
 	switch refused.Op {
 	case "execve":
-		return initError(programError(p.Args[0], refused.Err, !strings.Contains(p.Args[0], "/")))
+		return AsInitError(programError(p.Args[0], refused.Err, !strings.Contains(p.Args[0], "/")))
 	case "chdir", "getcwd":
-		return initError(&kindError{KindCwd, fmt.Errorf("chdir to cwd (%q): %w", p.Cwd, refused.Err)})
+		return AsInitError(&kindError{KindCwd, fmt.Errorf("chdir to cwd (%q): %w", p.Cwd, refused.Err)})
 	}
 	return err
 }

@@ -72,7 +72,7 @@ func initMain() {
 		err = i.become(ctx)
 	}
 	if !errors.Is(err, errGone) {
-		i.link.send(message{Error: initError(err)})
+		i.link.send(message{Error: AsInitError(err)})
 	}
 	os.Exit(1)
 }

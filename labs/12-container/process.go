@@ -325,7 +325,7 @@ func superviseMain() {
 	started := false
 	status, err := pid.Supervise(context.Background(), os.Args[1], os.Args[2:], func() { started = true; l.close() })
 	if err != nil && !started {
-		l.send(message{Error: initError(programError(os.Args[2], err, false))})
+		l.send(message{Error: AsInitError(programError(os.Args[2], err, false))})
 		os.Exit(1)
 	}
 	if err != nil {
