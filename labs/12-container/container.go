@@ -2,7 +2,7 @@
 //
 // The idea: there is nothing new in here. A container is a process that was born in namespaces (lab 01) and in a control
 // group (lab 03), arranged its own mounts (02), root (04), layers (05) and volumes (07), gave up rights (10), and then
-// executed the user's program. [Create] is the half of that outside, and [Init] the half inside; both read as one page, each
+// executed the user's program. [Create] is the half of that outside, and init.go the half inside; both read as one page, each
 // line of which calls a stage. What is to be done stands in an OCI runtime-spec, so this is what runc is to Docker: it
 // knows a Spec and the kernel, and nothing of images or names.
 //
@@ -27,6 +27,7 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	pid "github.com/nslab/nslab/labs/01-pid"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
@@ -187,7 +188,7 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	}
 	defer theirs.Close()
 	entry := namespaces.config
-	if c.Group != nil && c.Group.Unified() != "" && entry.Namespaces&cloneNewtime == 0 {
+	if c.Group != nil && c.Group.Unified() != "" && entry.Namespaces&unix.CLONE_NEWTIME == 0 {
 		if entry.Cgroup, err = openFolder(c.Group.Unified()); err != nil {
 			return err
 		}

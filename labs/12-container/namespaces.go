@@ -14,8 +14,6 @@ import (
 	setns "github.com/nslab/nslab/labs/06-setns"
 )
 
-const cloneNewtime = unix.CLONE_NEWTIME
-
 // flagOf are the runtime-spec's names, all but the cgroup namespace: see namespaceSet.cgroup.
 func flagOf(t specs.LinuxNamespaceType) uintptr {
 	switch t {
