@@ -17,6 +17,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/opts"
 	"github.com/nslab/nslab/diagnosis"
 	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/image"
 )
 
 // The exit statuses of the commands that are Docker's too, as scripts know them: 1 where Docker's client or daemon says
@@ -132,6 +133,8 @@ func hintOf(err error) string {
 	switch {
 	case errors.As(err, &input):
 		return input.Hint
+	case errors.Is(err, image.ErrNotFound):
+		return "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
 	case errors.As(err, &state):
 		return state.Hint
 	case errors.As(err, &ambiguous):

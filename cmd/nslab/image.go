@@ -85,8 +85,6 @@ func imageHint(err error) string {
 		return "make a tar of its content"
 	case errors.As(err, &packed):
 		return "unpack it on the way: " + packed.Name + " -dc FILE | nslab image import -"
-	case errors.Is(err, image.ErrNotFound):
-		return "'nslab image ls' lists the images; 'nslab image bootstrap' makes one of this machine's programs"
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
 		return "the images are another user's: use sudo, or a store of your own: --root DIR"
 	case errors.Is(err, image.ErrReference):
