@@ -35,6 +35,19 @@ func (e *NotFoundError) Error() string { return "no such image: " + e.Ref }
 // Is makes it [ErrNotFound].
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
+// PlatformError is an image that is not for this machine.
+type PlatformError struct {
+	Want string
+	Has  []string
+}
+
+func (e *PlatformError) Error() string {
+	if len(e.Has) == 0 {
+		return "it is not for " + e.Want
+	}
+	return fmt.Sprintf("it is not for %s, but for %s", e.Want, strings.Join(e.Has, ", "))
+}
+
 // AmbiguousError names the beginning of an id, and the ids that begin with it.
 type AmbiguousError struct {
 	Prefix string

@@ -198,6 +198,16 @@ func packings() []packing {
 	}
 }
 
+// packingOf tells how something is packed that begins like this.
+func packingOf(head []byte) packing {
+	for _, p := range packings() {
+		if bytes.HasPrefix(head, []byte(p.magic)) {
+			return p
+		}
+	}
+	return packing{mediaType: ocispec.MediaTypeImageLayer}
+}
+
 // PackingError is an archive that is packed in a way that no layer is.
 type PackingError struct{ Name string }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,6 +31,10 @@ type Incoming struct {
 	progress func(Progress)
 	images   []incoming
 	chains   map[digest.Digest]bool // the layers that are unpacked in the change
+
+	looseMu     sync.Mutex
+	looseLayers map[digest.Digest]*looseLayer // by the digests of their blobs
+	looseNames  map[string]ocispec.Descriptor // by their names in the archive
 }
 
 // incoming is an image that is whole but for the layers that are not unpacked yet.
@@ -41,7 +46,7 @@ type incoming struct {
 
 // Progress is how far a layer is.
 type Progress struct {
-	Layer       digest.Digest // its blob's
+	Layer       string // its blob's digest, as people read it
 	State       State
 	Done, Total int64 // bytes that were read; Total is 0 where nobody knows
 }
@@ -77,7 +82,10 @@ func (s *Store) Receive(ctx context.Context, progress func(Progress)) (*Incoming
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	return &Incoming{s: s, c: c, progress: progress, chains: map[digest.Digest]bool{}}, nil
+	return &Incoming{
+		s: s, c: c, progress: progress, chains: map[digest.Digest]bool{},
+		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{},
+	}, nil
 }
 
 // Close throws away what was not committed.
@@ -113,19 +121,22 @@ func (in *Incoming) layers(ctx context.Context, i *Image, src Source) error {
 	group.SetLimit(cmp.Or(src.Parallel, 3))
 	asked := map[digest.Digest]bool{}
 	for n, d := range i.manifest.Layers {
+		if err := in.useLoose(n, d, i.Config.RootFS.DiffIDs[n], chain[n]); err != nil {
+			return errors.Join(err, group.Wait())
+		}
 		if asked[d.Digest] {
 			continue // the same layer twice; the second one is unpacked from the blob
 		}
 		asked[d.Digest] = true
 		if in.has(d) {
-			in.progress(Progress{d.Digest, Exists, d.Size, d.Size})
+			in.progress(Progress{ShortID(string(d.Digest)), Exists, d.Size, d.Size})
 			continue
 		}
 		if src.Layer == nil {
-			return fmt.Errorf("layer %s is missing: %w", ShortID(string(d.Digest)), fs.ErrNotExist)
+			return errors.Join(fmt.Errorf("layer %s is missing: %w", ShortID(string(d.Digest)), ErrCorrupt), group.Wait())
 		}
 		folder := ""
-		if _, err := in.s.layerInfo(chain[n]); err != nil && !in.chains[chain[n]] {
+		if !in.unpacked(chain[n]) {
 			folder = in.c.newFolder()
 			in.chains[chain[n]] = true
 		}
@@ -151,6 +162,12 @@ func (in *Incoming) has(d ocispec.Descriptor) bool {
 	return in.c.staged(d.Digest) || err == nil && st.Mode().IsRegular() && st.Size() == d.Size
 }
 
+// unpacked says whether a layer is unpacked already, or is being.
+func (in *Incoming) unpacked(chain digest.Digest) bool {
+	_, err := in.s.layerInfo(chain)
+	return err == nil || in.chains[chain]
+}
+
 // read reads one layer.
 func (in *Incoming) read(ctx context.Context, n int, d ocispec.Descriptor, o reading, src Source) (err error) {
 	if o.form, err = in.c.formOf(n); err != nil {
@@ -160,13 +177,13 @@ func (in *Incoming) read(ctx context.Context, n int, d ocispec.Descriptor, o rea
 	if err != nil {
 		return err
 	}
-	counted := &progressReader{r: from, d: d, tell: in.progress}
+	counted := &progressReader{from, Progress{ShortID(string(d.Digest)), Reading, 0, d.Size}, in.progress}
 	_, err = in.c.ingest(ctx, counted, o)
 	// A source that is slow to end must not be closed while it is read: ingest has stopped by now, or it stops with the context.
 	if err := errors.Join(err, from.Close()); err != nil {
 		return err
 	}
-	in.progress(Progress{d.Digest, Whole, d.Size, d.Size})
+	in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
 	return nil
 }
 
@@ -183,16 +200,15 @@ func (c *change) newFolder() string { return fmt.Sprintf("layer-%d", c.number.Ad
 
 // progressReader tells what was read.
 type progressReader struct {
-	r    io.Reader
-	d    ocispec.Descriptor
-	done int64
+	io.Reader
+	Progress
 	tell func(Progress)
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.done += int64(n)
-	p.tell(Progress{p.d.Digest, Reading, p.done, p.d.Size})
+	n, err := p.Reader.Read(b)
+	p.Done += int64(n)
+	p.tell(p.Progress)
 	return n, err
 }
 
@@ -243,7 +259,7 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, i := range in.images {
 		for n, chain := range i.Chain() {
-			if _, err := in.s.layerInfo(chain); err == nil || in.chains[chain] {
+			if in.unpacked(chain) {
 				continue
 			}
 			in.chains[chain] = true
@@ -251,7 +267,7 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 			in.c.layers = append(in.c.layers, staged)
 			group.Go(func() error {
 				d := i.manifest.Layers[n]
-				in.progress(Progress{d.Digest, Unpacks, 0, d.Size})
+				in.progress(Progress{ShortID(string(d.Digest)), Unpacks, 0, d.Size})
 				form, err := in.c.formOf(n)
 				if err == nil {
 					err = in.c.fromBlob(ctx, folder, d, i.Config.RootFS.DiffIDs[n], form)
@@ -260,7 +276,7 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 					return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
 				}
 				staged.from = filepath.Join(in.c.dir, folder)
-				in.progress(Progress{d.Digest, Whole, d.Size, d.Size})
+				in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
 				return nil
 			})
 		}
