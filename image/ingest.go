@@ -35,6 +35,7 @@ type layerInfo struct {
 	Marks   int           `json:"marks"`            // whiteouts and opaque folders
 	Opaque  bool          `json:"opaque,omitempty"` // it hides all layers below; overlay does not look for that in a layer's root
 	Form    unionfs.Form  `json:"form"`             // of the marks in diff
+	Boot    string        `json:"boot,omitempty"`   // in which it was written, until it is known to be on the disk
 }
 
 const layerFile = "layer.json"
@@ -69,6 +70,8 @@ type reading struct {
 	folder string // where it is unpacked, below the change's folder; empty: it is only checked
 	form   unionfs.Form
 	want   expected
+
+	settled bool // it will be on the disk before it gets its name
 }
 
 // ingest reads a layer from r. Several can be read at a time.
@@ -114,6 +117,9 @@ func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingeste
 	}
 	if !u.Ended && o.want.diff == "" {
 		return in, fmt.Errorf("the archive has no end mark: it was cut off: %w", io.ErrUnexpectedEOF)
+	}
+	if !o.settled {
+		in.Boot = bootID()
 	}
 	if o.folder != "" {
 		err = c.writeInfo(o.folder, in.layerInfo)

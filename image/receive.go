@@ -270,7 +270,7 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 				in.progress(Progress{ShortID(string(d.Digest)), Unpacks, 0, d.Size})
 				form, err := in.c.formOf(n)
 				if err == nil {
-					err = in.c.fromBlob(ctx, folder, d, i.Config.RootFS.DiffIDs[n], form)
+					err = in.c.fromBlob(ctx, d, reading{folder: folder, form: form, want: expected{diff: i.Config.RootFS.DiffIDs[n]}})
 				}
 				if err != nil {
 					return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
@@ -289,7 +289,7 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 func (in *Incoming) Keep() (err error) {
 	in.c.layers = slices.DeleteFunc(in.c.layers, func(l *stagedLayer) bool { return l.from == "" })
 	defer func() { err = errors.Join(err, in.c.abort()) }()
-	if err := unix.Syncfs(int(in.c.lock.Fd())); err != nil {
+	if err := in.c.toDisk(); err != nil {
 		return storeError("write layers to the disk", err)
 	}
 	return in.s.locked(unix.LOCK_EX, in.c.move)

@@ -351,6 +351,7 @@ func (g *garbage) dropLayers(s *Store) error {
 		if err != nil {
 			return storeError("remove layer", err)
 		}
+		os.Remove(s.layers(unsettled + chain.Encoded()))
 		if infoErr == nil {
 			g.freed += info.Size
 		}
