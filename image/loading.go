@@ -25,11 +25,11 @@ import (
 
 // Incoming are images that come from elsewhere, an archive or a registry. Nobody sees any of them before Commit, and a
 // digest is believed only after what it is the digest of was read here.
-type Incoming struct {
+type loading struct {
 	s        *Store
 	c        *change
 	progress func(Progress)
-	images   []incoming
+	images   []loadedImage
 	chains   map[digest.Digest]bool // the layers that are unpacked in the change
 
 	looseMu     sync.Mutex
@@ -38,31 +38,14 @@ type Incoming struct {
 }
 
 // incoming is an image that is whole but for the layers that are not unpacked yet.
-type incoming struct {
+type loadedImage struct {
 	*Image
 	d     ocispec.Descriptor
 	names []string
 }
 
-// Progress is how far a layer is.
-type Progress struct {
-	Layer       string // its blob's digest, as people read it
-	State       State
-	Done, Total int64 // bytes that were read; Total is 0 where nobody knows
-}
-
-// State is what is being done to a layer.
-type State string
-
-const (
-	Exists  State = "Already exists"
-	Reading State = "Reading" // it is unpacked on the way
-	Whole   State = "Complete"
-	Unpacks State = "Unpacking" // it was here already, as it came
-)
-
-// Source is one image, and where its layers come from.
-type Source struct {
+// source is one image, and where its layers come from.
+type source struct {
 	Manifest  []byte
 	MediaType string // of the manifest, where it does not say it itself
 	Config    []byte
@@ -74,7 +57,7 @@ type Source struct {
 }
 
 // Receive begins to take images. progress may be nil; it is called by several goroutines.
-func (s *Store) Receive(ctx context.Context, progress func(Progress)) (*Incoming, error) {
+func (s *Store) beginLoading(ctx context.Context, progress func(Progress)) (*loading, error) {
 	c, err := s.begin(ctx, "")
 	if err != nil {
 		return nil, err
@@ -82,17 +65,17 @@ func (s *Store) Receive(ctx context.Context, progress func(Progress)) (*Incoming
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	return &Incoming{
+	return &loading{
 		s: s, c: c, progress: progress, chains: map[digest.Digest]bool{},
 		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{},
 	}, nil
 }
 
 // Close throws away what was not committed.
-func (in *Incoming) Close() error { return in.c.abort() }
+func (in *loading) close() error { return in.c.abort() }
 
 // Image takes one image, and returns when its layers are here.
-func (in *Incoming) Image(ctx context.Context, src Source) (*Image, error) {
+func (in *loading) take(ctx context.Context, src source) (*Image, error) {
 	i, d, err := src.parse()
 	if err != nil {
 		return nil, err
@@ -110,12 +93,12 @@ func (in *Incoming) Image(ctx context.Context, src Source) (*Image, error) {
 		}
 	}
 	i.Names = names
-	in.images = append(in.images, incoming{i, d, names})
+	in.images = append(in.images, loadedImage{i, d, names})
 	return i, nil
 }
 
 // layers reads the layers that are missing.
-func (in *Incoming) layers(ctx context.Context, i *Image, src Source) error {
+func (in *loading) layers(ctx context.Context, i *Image, src source) error {
 	chain := i.Chain()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(cmp.Or(src.Parallel, 3))
@@ -157,19 +140,19 @@ func (in *Incoming) layers(ctx context.Context, i *Image, src Source) error {
 }
 
 // has says whether a blob is here, in the store or in the change.
-func (in *Incoming) has(d ocispec.Descriptor) bool {
+func (in *loading) has(d ocispec.Descriptor) bool {
 	st, err := os.Lstat(in.s.blobPath(d.Digest))
 	return in.c.staged(d.Digest) || err == nil && st.Mode().IsRegular() && st.Size() == d.Size
 }
 
 // unpacked says whether a layer is unpacked already, or is being.
-func (in *Incoming) unpacked(chain digest.Digest) bool {
+func (in *loading) unpacked(chain digest.Digest) bool {
 	_, err := in.s.layerInfo(chain)
 	return err == nil || in.chains[chain]
 }
 
 // read reads one layer.
-func (in *Incoming) read(ctx context.Context, n int, d ocispec.Descriptor, o reading, src Source) (err error) {
+func (in *loading) read(ctx context.Context, n int, d ocispec.Descriptor, o reading, src source) (err error) {
 	if o.form, err = in.c.formOf(n); err != nil {
 		return err
 	}
@@ -214,7 +197,7 @@ func (p *progressReader) Read(b []byte) (int, error) {
 
 // Commit unpacks what is not unpacked yet, and makes the images part of the store. It returns them in the order in which they
 // came. A name that another image had goes to the new one; see [Image.Replaced].
-func (in *Incoming) Commit(ctx context.Context) ([]*Image, error) {
+func (in *loading) commit(ctx context.Context) ([]*Image, error) {
 	if err := in.unpackRest(ctx); err != nil {
 		return nil, err
 	}
@@ -254,7 +237,7 @@ func (s *Store) replaced(idx *ocispec.Index, names []string, id string) map[stri
 }
 
 // unpackRest unpacks the layers whose blobs were here.
-func (in *Incoming) unpackRest(ctx context.Context) error {
+func (in *loading) unpackRest(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, i := range in.images {
@@ -284,28 +267,14 @@ func (in *Incoming) unpackRest(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Keep puts the blobs and layers that are whole into the store, though no name leads to them: whoever tries again does not
-// have to begin at the beginning. The next command that looks for garbage takes them away.
-func (in *Incoming) Keep() (err error) {
-	in.c.layers = slices.DeleteFunc(in.c.layers, func(l *stagedLayer) bool { return l.from == "" })
-	defer func() { err = errors.Join(err, in.c.abort()) }()
-	if err := in.c.toDisk(); err != nil {
-		return storeError("write layers to the disk", err)
-	}
-	return in.s.locked(unix.LOCK_EX, in.c.move)
-}
-
 // The media types of images, in both families.
 const (
 	dockerConfig = "application/vnd.docker.container.image.v1+json"
 	oldConfig    = "application/octet-stream" // some registries call it that
 )
 
-// maxLayers is how many overlay takes (fs/overlayfs/params.h: OVL_MAX_STACK); no honest image has a third of it.
-const maxLayers = 500
-
 // parse reads manifest and config, and checks all that can be checked without the layers.
-func (src *Source) parse() (i *Image, d ocispec.Descriptor, err error) {
+func (src *source) parse() (i *Image, d ocispec.Descriptor, err error) {
 	i = &Image{Digest: string(digest.FromBytes(src.Manifest)), manifestSize: int64(len(src.Manifest))}
 	if len(src.Manifest) > maxManifest || len(src.Config) > maxConfig {
 		return nil, d, fmt.Errorf("manifest of %d bytes, config of %d: %w", len(src.Manifest), len(src.Config), unix.EFBIG)
