@@ -23,6 +23,9 @@ var (
 	// ErrCorrupt is something in the store that is not what its digest says.
 	ErrCorrupt = errors.New("the store's content is not what its digest says")
 
+	// ErrContent is something that came from elsewhere and is not what was announced.
+	ErrContent = errors.New("what came is not what was announced")
+
 	// ErrInstruction is a line of a Dockerfile that changes no image, or not like this.
 	ErrInstruction = errors.New("invalid change")
 )

@@ -46,6 +46,7 @@ const noMarks unionfs.Form = ""
 type expected struct {
 	blob, diff digest.Digest
 	size       int64 // of the blob
+	wrong      error // what it is if it is something else; nil: ErrCorrupt
 }
 
 // ingested is a layer that was read.
@@ -70,7 +71,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 	var blob *blobWriter
 	var copyTo io.Writer
 	if keep {
-		if blob, err = newBlobWriter(filepath.Join(c.dir, "blob")); err != nil {
+		if blob, err = newBlobWriter(filepath.Join(c.dir, "blob"), 0); err != nil {
 			return in, storeError("write blob", err)
 		}
 		defer func() { err = errors.Join(err, blob.Close()) }()
@@ -117,13 +118,17 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 }
 
 func (e expected) check(in ingested) error {
+	wrong := e.wrong
+	if wrong == nil {
+		wrong = ErrCorrupt
+	}
 	switch {
 	case e.size != 0 && e.size != in.blob.Size:
-		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, ErrCorrupt)
+		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, wrong)
 	case e.blob != "" && e.blob != in.blob.Digest:
-		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, ErrCorrupt)
+		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, wrong)
 	case e.diff != "" && e.diff != in.DiffID:
-		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, ErrCorrupt)
+		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, wrong)
 	}
 	return nil
 }
