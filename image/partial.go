@@ -143,18 +143,31 @@ func (c *change) fetchFrom(ctx context.Context, p *partial, o *Incoming, n int, 
 	// Whoever reads must have ended before the file is closed and what r has seen is looked at.
 	tee := &teeReader{io.MultiReader(io.NewSectionReader(p.f, 0, have), io.TeeReader(r, w)), make(chan struct{}), make(chan struct{}, 1)}
 	in, err := c.ingest(ctx, tee, false, folder, form, want)
+	stopped := ctx.Err() != nil
 	cancel()
 	tee.stop()
 	r.close()
-	if r.err != nil && !errors.Is(r.err, io.EOF) {
+	flushErr := w.finish()
+	var errno unix.Errno
+	switch {
+	case r.err != nil && !errors.Is(r.err, io.EOF) && (stopped || !errors.Is(r.err, context.Canceled)):
 		err = r.err // and not what became of it in the hands of tar and gzip
-	}
-	if flushErr := w.finish(); err == nil || flushErr != nil && errors.Is(err, flushErr) {
+	case flushErr != nil:
 		err = storeError("write blob", flushErr)
+	case err != nil && !stopped && !errors.As(err, &errno) && !errors.Is(err, ErrContent):
+		err = &contentError{err} // neither the line nor the disk is to blame
 	}
 	p.drop = errors.Is(err, ErrContent) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) // and room is made
 	return in.lost, err
 }
+
+// contentError is a layer that cannot be unpacked.
+type contentError struct{ error }
+
+func (e *contentError) Unwrap() error { return e.error }
+
+// Is makes it [ErrContent].
+func (e *contentError) Is(target error) bool { return target == ErrContent }
 
 // teeReader is a reader that can be stopped: after stop nobody is in Read, and nobody gets in any more.
 type teeReader struct {
@@ -198,9 +211,11 @@ func (i *incomingReader) Read(b []byte) (n int, err error) {
 		return 0, i.err
 	}
 	if i.r == nil {
-		if i.r, i.err = i.o.Open(i.ctx, i.o.layers[i.n], i.offset); i.err != nil {
-			return 0, i.err
+		r, err := i.o.Open(i.ctx, i.o.layers[i.n], i.offset)
+		if i.err = err; err != nil {
+			return 0, err
 		}
+		i.r = r
 	}
 	if i.left == 0 { // it should end here
 		b = b[:min(len(b), 1)]
@@ -209,9 +224,9 @@ func (i *incomingReader) Read(b []byte) (n int, err error) {
 	size := i.o.layers[i.n].Size
 	switch {
 	case int64(n) > i.left:
-		n, err = 0, fmt.Errorf("layer has more than the %d bytes that were announced: %w", size, ErrContent)
+		n, err = 0, fmt.Errorf("it has more than the %d bytes that were announced: %w", size, ErrContent)
 	case errors.Is(err, io.EOF) && i.left > int64(n):
-		err = fmt.Errorf("layer ends after %d of %d bytes: %w", i.offset+int64(n), size, io.ErrUnexpectedEOF)
+		err = fmt.Errorf("it ends after %d of %d bytes: %w", i.offset+int64(n), size, io.ErrUnexpectedEOF)
 	}
 	i.offset, i.left, i.err = i.offset+int64(n), i.left-int64(n), err
 	i.o.report(i.n, Progress{State: Receiving, Current: i.offset})

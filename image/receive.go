@@ -165,6 +165,7 @@ type receiver struct {
 	o    *Incoming
 	i    *Image
 	jobs []*layerJob
+	form unionfs.Form
 	mu   sync.Mutex // for what several layers add to
 }
 
@@ -233,6 +234,12 @@ func (r *receiver) layers(ctx context.Context) error {
 		j.layers = append(j.layers, n)
 		r.o.report(n, Progress{State: Waiting})
 	}
+	if len(r.o.layers) > 1 {
+		var err error
+		if r.form, err = unionfs.FormFor(r.dir); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(receivers)
 	for _, j := range r.jobs {
@@ -251,7 +258,7 @@ func (r *receiver) layers(ctx context.Context) error {
 }
 
 // layer brings one blob here and unpacks it as each of its layers.
-func (r *receiver) layer(ctx context.Context, j *layerJob, ids, diffs []digest.Digest) (err error) {
+func (r *receiver) layer(ctx context.Context, j *layerJob, ids, diffs []digest.Digest) error {
 	// A link of our own, so that nobody removes the blob between now and the commit.
 	link := filepath.Join(r.dir, j.blob.Digest.Encoded())
 	if st, err := os.Lstat(r.s.blobPath(j.blob.Digest)); err == nil && st.Size() == j.blob.Size {
@@ -271,13 +278,11 @@ func (r *receiver) layer(ctx context.Context, j *layerJob, ids, diffs []digest.D
 		}
 		form := noMarks
 		if n > 0 {
-			if form, err = unionfs.FormFor(r.dir); err != nil {
-				return err
-			}
+			form = r.form
 		}
 		folder := "layer-" + strconv.Itoa(n)
 		if j.linked {
-			err = r.again(ctx, link, j.blob, diffs[n], folder, form)
+			err := r.again(ctx, link, j.blob, diffs[n], folder, form)
 			if errors.Is(err, ErrCorrupt) { // the store's is broken, so here comes a new one
 				err = errors.Join(os.Remove(link), removeTree(filepath.Join(r.dir, folder)))
 				j.linked = false
@@ -287,6 +292,7 @@ func (r *receiver) layer(ctx context.Context, j *layerJob, ids, diffs []digest.D
 			}
 		}
 		var lost map[string]int
+		var err error
 		switch {
 		case j.linked:
 		case j.part != nil: // it has just come

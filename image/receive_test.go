@@ -206,6 +206,7 @@ func TestReceiveResumes(t *testing.T) {
 func TestReceiveBrokenBeginning(t *testing.T) {
 	for name, broken := range map[string][]byte{
 		"zeros":   make([]byte, 2<<20),
+		"garbage": bytes.Repeat([]byte("garbage "), 1<<18), // no tar, which is seen before the digest is
 		"longer":  make([]byte, 9<<20),
 		"as-long": make([]byte, 5<<20+1024+512+512),
 	} {
@@ -256,9 +257,9 @@ func TestReceiveRefuses(t *testing.T) {
 	other := bytes.Clone(layer)
 	other[len(other)/2]++
 	refuse("wrong digest", replace(other), ", not sha256:")
-	refuse("too long", replace(append(bytes.Clone(layer), 0)), "layer has more than the 2098688 bytes that were announced")
-	refuse("too short", replace(layer[:1<<20]), "layer ends after 1048576 of 2098688 bytes: unexpected EOF")
-	refuse("empty", replace(nil), "layer ends after 0 of 2098688 bytes")
+	refuse("too long", replace(append(bytes.Clone(layer), 0)), "it has more than the 2098688 bytes that were announced")
+	refuse("too short", replace(layer[:1<<20]), "it ends after 1048576 of 2098688 bytes: unexpected EOF")
+	refuse("empty", replace(nil), "it ends after 0 of 2098688 bytes")
 	refuse("schema 1", manifest(func(m *ocispec.Manifest) { m.SchemaVersion = 1 }), "schema version 1, not 2")
 	refuse("wrong config", func(e *elsewhere) {
 		var m ocispec.Manifest
