@@ -173,9 +173,9 @@ func (c *Client) check(ctx context.Context, server string, a types.AuthConfig) e
 	return c.explain(ctx, server, err)
 }
 
-// Logout forgets what is kept for a registry, and says whether there was anything.
-func (c *Client) Logout(ctx context.Context, server string) (was bool, err error) {
-	err = c.changeConfig(ctx, func(f *configfile.ConfigFile) error {
+// Logout forgets what is kept for a registry. If nothing is, that is as well.
+func (c *Client) Logout(ctx context.Context, server string) error {
+	return c.changeConfig(ctx, func(f *configfile.ConfigFile) error {
 		// The names that a registry may have in the file: Docker's own has one, others had addresses once.
 		names := []string{key(server)}
 		if server != DefaultServer {
@@ -190,14 +190,12 @@ func (c *Client) Logout(ctx context.Context, server string) (was bool, err error
 			if _, noted := f.AuthConfigs[name]; !noted && authenticatorOf(a) == authn.Anonymous {
 				continue
 			}
-			was = true
 			if err := store.Erase(name); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return was, err
 }
 
 // changeConfig changes config.json, one at a time. It is the owner's alone, whatever it was before.
@@ -227,3 +225,6 @@ func (c *Client) changeConfig(ctx context.Context, change func(*configfile.Confi
 	}
 	return change(f)
 }
+
+// ShownServer is what Docker calls a registry in what it prints.
+func ShownServer(server string) string { return key(server) }
