@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +84,9 @@ func (s *Store) Receive(ctx context.Context, o Incoming) (i *Image, changed bool
 	if err != nil {
 		return nil, false, err
 	}
+	if old, ok := s.has(i, o.Names); ok {
+		return old, false, s.Measure(old)
+	}
 	s.dropPartials(time.Now().Add(-partialAge))
 	// Who wants the same image at the same time waits, and then finds it here.
 	c, err := s.begin(ctx, "receive-"+digest.Digest(i.Digest).Encoded())
@@ -122,6 +126,28 @@ func (s *Store) Receive(ctx context.Context, o Incoming) (i *Image, changed bool
 		err = s.Measure(i)
 	}
 	return i, changed, err
+}
+
+// has says whether an image is here already, whole, and called what it is to be called.
+func (s *Store) has(i *Image, names []string) (*Image, bool) {
+	old, err := s.Resolve(i.ID)
+	if err != nil || old.Digest != i.Digest {
+		return nil, false
+	}
+	have := append(slices.Clone(old.Names), old.Digests...)
+	for _, n := range names {
+		if !slices.Contains(have, n) {
+			return nil, false
+		}
+	}
+	for n, chain := range old.Chain() {
+		d := old.manifest.Layers[n]
+		st, err := os.Lstat(s.blobPath(d.Digest))
+		if _, infoErr := s.layerInfo(chain); err != nil || infoErr != nil || st.Size() != d.Size {
+			return nil, false
+		}
+	}
+	return old, true
 }
 
 // parseManifest reads what can be known from the manifest alone.

@@ -140,8 +140,8 @@ func createPulled(ctx context.Context, g *globals, e *engine.Engine, r *request,
 	if r.Host.Pull != "missing" && r.Host.Pull != "" || !missing(err, r.Config.Image) {
 		return c, err
 	}
-	if !r.Quiet {
-		fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", r.Config.Image)
+	if n, err := image.ParseName(r.Config.Image); err == nil && !r.Quiet {
+		fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", n)
 	}
 	if err := pull(); err != nil {
 		return nil, err

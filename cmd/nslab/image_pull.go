@@ -19,6 +19,7 @@ import (
 type pullOptions struct {
 	all, quiet, verify bool
 	platform           string
+	forRun             bool // the user has named the image of a container, and is told less
 }
 
 func newImagePullCmd(g *globals) *cobra.Command {
@@ -77,7 +78,7 @@ func pullImage(ctx context.Context, g *globals, w io.Writer, ref string, o pullO
 			return fmt.Errorf("pull %s: %w", n.Repository(), err)
 		}
 		shown, n.Tag = n.Repository(), ""
-	} else if !explicitTag(ref, n) && !o.quiet {
+	} else if !explicitTag(ref, n) && !o.quiet && !o.forRun {
 		fmt.Fprintln(w, "Using default tag: latest")
 	}
 	changed := false
@@ -98,12 +99,15 @@ func pullImage(ctx context.Context, g *globals, w io.Writer, ref string, o pullO
 		}
 		fmt.Fprintln(w, "Status:", status, shown)
 	}
-	_, err = fmt.Fprintln(w, n.Full())
+	if !o.forRun {
+		_, err = fmt.Fprintln(w, n.Full())
+	}
 	return err
 }
 
 // pullFor pulls the image of a container. What is printed is no output of the container.
 func pullFor(ctx context.Context, g *globals, ref string, o pullOptions) error {
+	o.forRun = true
 	w := io.Writer(os.Stderr)
 	if o.quiet {
 		w = io.Discard
@@ -124,9 +128,9 @@ func pullOne(ctx context.Context, c *registry.Client, s *image.Store, w io.Write
 	if n.Digest != "" {
 		what = n.String()
 	}
-	fmt.Fprintf(w, "%s: Pulling from %s\n", what, n.Path)
 	v := newLayerView(w)
-	p, err := c.Pull(ctx, s, n.Full(), registry.PullOptions{Platform: o.platform, Progress: v.pulling})
+	found := func() { fmt.Fprintf(w, "%s: Pulling from %s\n", what, n.Path) }
+	p, err := c.Pull(ctx, s, n.Full(), registry.PullOptions{Platform: o.platform, Progress: v.pulling, Found: found})
 	v.close()
 	if err == nil {
 		fmt.Fprintln(w, "Digest:", p.Digest)

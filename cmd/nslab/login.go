@@ -113,7 +113,11 @@ func login(ctx context.Context, w io.Writer, server string, hasUser bool, o logi
 			return err
 		}
 	}
-	return succeeded(w, c.Login(ctx, server, o.user, o.password))
+	err = c.Login(ctx, server, o.user, o.password)
+	if errors.Is(err, registry.ErrUnauthorized) {
+		return no("is the password right? Some registries want a token instead of it", err.Error())
+	}
+	return succeeded(w, err)
 }
 
 func succeeded(w io.Writer, err error) error {

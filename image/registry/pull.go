@@ -16,6 +16,7 @@ import (
 // PullOptions are for [Client.Pull].
 type PullOptions struct {
 	Platform string               // "linux/arm64"; empty: this machine's
+	Found    func()               // called when it is known that there is such an image; may be nil
 	Progress func(image.Progress) // see [image.Incoming]
 }
 
@@ -69,6 +70,9 @@ func (c *Client) Pull(ctx context.Context, store *image.Store, ref string, o Pul
 	}
 	if err := isImage(m.data); err != nil {
 		return nil, err
+	}
+	if o.Found != nil {
+		o.Found()
 	}
 	byDigest := image.Name{Domain: n.Domain, Path: n.Path, Digest: p.Digest}
 	in := image.Incoming{

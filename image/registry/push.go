@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -135,7 +135,7 @@ func (u *upload) blobs(ctx context.Context) error {
 	g.SetLimit(uploads)
 	byDigest := map[digest.Digest][]int{}
 	var order []ocispec.Descriptor
-	for n, d := range u.i.Descriptors() {
+	for n, d := range slices.Backward(u.i.Descriptors()) { // as Docker lists them
 		if byDigest[d.Digest] == nil {
 			order = append(order, d)
 		}
@@ -183,7 +183,7 @@ func (u *upload) blob(ctx context.Context, d ocispec.Descriptor, layers []int) e
 	case b.opened:
 		state = Pushed
 	}
-	u.report(layers, PushProgress{State: state, From: path.Join(from), Current: d.Size, Total: d.Size})
+	u.report(layers, PushProgress{State: state, From: from, Current: d.Size, Total: d.Size})
 	return nil
 }
 
