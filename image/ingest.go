@@ -47,6 +47,7 @@ const noMarks unionfs.Form = ""
 type expected struct {
 	blob, diff digest.Digest
 	size       int64 // of the blob
+	wrong      error // what it is if it is something else; nil: ErrCorrupt
 }
 
 // ingested is a layer that was read.
@@ -83,7 +84,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingeste
 	name := ""
 	if o.keep {
 		name = filepath.Join(c.dir, fmt.Sprintf("blob-%d", c.number.Add(1)))
-		if blob, err = newBlobWriter(name); err != nil {
+		if blob, err = newBlobWriter(name, 0); err != nil {
 			return in, storeError("write blob", err)
 		}
 		defer func() { err = errors.Join(err, blob.Close()) }()
@@ -143,13 +144,17 @@ func (c *change) writeInfo(folder string, info layerInfo) error {
 }
 
 func (e expected) check(in ingested) error {
+	wrong := e.wrong
+	if wrong == nil {
+		wrong = ErrCorrupt
+	}
 	switch {
 	case e.size != 0 && e.size != in.blob.Size:
-		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, ErrCorrupt)
+		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, wrong)
 	case e.blob != "" && e.blob != in.blob.Digest:
-		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, ErrCorrupt)
+		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, wrong)
 	case e.diff != "" && e.diff != in.DiffID:
-		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, ErrCorrupt)
+		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, wrong)
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func (in *loading) chained(ctx context.Context, a archive, id string, names []st
 	l := listed{RepoTags: names}
 	for id != "" {
 		if len(layers) > maxLayers || strings.ContainsAny(id, "/.") {
-			return fmt.Errorf("layer %q: %w", id, ErrCorrupt)
+			return fmt.Errorf("layer %q: %w", id, ErrContent)
 		}
 		text, err := readText(a, id+"/json", maxConfig)
 		if err != nil {
@@ -88,7 +88,7 @@ func (in *loading) chained(ctx context.Context, a archive, id string, names []st
 	for n, layer := range slices.Backward(layers) {
 		d := in.looseLayers[found[len(layers)-1-n].Digest]
 		if d == nil {
-			return fmt.Errorf("layer %s: %w", l.Layers[len(layers)-1-n], ErrCorrupt)
+			return fmt.Errorf("layer %s: %w", l.Layers[len(layers)-1-n], ErrContent)
 		}
 		i.Config.RootFS.DiffIDs = append(i.Config.RootFS.DiffIDs, d.DiffID)
 		i.Config.History = append(i.Config.History, ocispec.History{

@@ -170,7 +170,7 @@ func (in *loading) member(ctx context.Context, a *seen, h *tar.Header, content i
 	case looksLikeLayer(head):
 		d := ocispec.Descriptor{MediaType: packingOf(head).mediaType, Digest: digestOf(name), Size: h.Size}
 		if d.Digest != "" && in.has(d) { // what it holds, its manifest says
-			in.progress(Progress{shortMember(name), Exists, h.Size, h.Size})
+			in.tell(shortMember(name), Present, h.Size, h.Size)
 		} else {
 			d, err = in.loose(ctx, name, h.Size, buffered)
 		}
@@ -209,16 +209,16 @@ func (in *loading) loose(ctx context.Context, name string, size int64, r io.Read
 	if known {
 		return d, nil // several images have it
 	}
-	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name)}}
+	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name), wrong: ErrContent}}
 	if o.form, err = in.c.formOf(1); err != nil { // with its marks, as if it were not the lowest
 		return d, err
 	}
-	counted := &progressReader{r, Progress{shortMember(name), Reading, 0, size}, in.progress}
+	counted := &progressReader{Reader: r, in: in, layer: shortMember(name), size: size}
 	l, err := in.c.ingest(ctx, counted, o)
 	if err != nil {
 		return d, err
 	}
-	in.progress(Progress{shortMember(name), Whole, size, size})
+	in.tell(shortMember(name), Received, size, size)
 	in.looseMu.Lock()
 	defer in.looseMu.Unlock()
 	in.looseNames[name] = l.blob
@@ -244,7 +244,7 @@ func (in *loading) useLoose(n int, d ocispec.Descriptor, diff, chain digest.Dige
 	if l == nil {
 		return nil
 	}
-	if err := (expected{diff: diff, size: d.Size}).check(l.ingested); err != nil {
+	if err := (expected{diff: diff, size: d.Size, wrong: ErrContent}).check(l.ingested); err != nil {
 		return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
 	}
 	if l.folder == "" || in.unpacked(chain) || n == 0 && l.Marks > 0 {
@@ -373,7 +373,7 @@ func readManifest(a archive, d ocispec.Descriptor, depth int) (src layoutSource,
 		return readManifest(a, m.Manifests[n], depth+1)
 	}
 	if !isDigest(m.Config.Digest) {
-		return src, fmt.Errorf("manifest %s: config %q: %w", ShortID(string(d.Digest)), m.Config.Digest, ErrCorrupt)
+		return src, fmt.Errorf("manifest %s: config %q: %w", ShortID(string(d.Digest)), m.Config.Digest, ErrContent)
 	}
 	config, err := readBlob(a, m.Config.Digest, maxConfig)
 	if err != nil {
@@ -389,7 +389,7 @@ func isList(mediaType string) bool {
 func readBlob(a archive, d digest.Digest, limit int64) ([]byte, error) {
 	text, err := readText(a, blobName(d), limit)
 	if err == nil && digest.FromBytes(text) != d {
-		err = ErrCorrupt
+		err = ErrContent
 	}
 	return text, err
 }

@@ -23,14 +23,17 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
-// Incoming are images that come from elsewhere, an archive or a registry. Nobody sees any of them before Commit, and a
-// digest is believed only after what it is the digest of was read here.
+// loading are the images of an archive, on their way into the store. Nobody sees any of them before commit, and a digest is
+// believed only after what it is the digest of was read here.
 type loading struct {
 	s        *Store
 	c        *change
 	progress func(Progress)
 	images   []loadedImage
 	chains   map[digest.Digest]bool // the layers that are unpacked in the change
+
+	rowMu sync.Mutex
+	rows  map[string]int // what the progress calls a layer → its number
 
 	looseMu     sync.Mutex
 	looseLayers map[digest.Digest]*looseLayer // by the digests of their blobs
@@ -56,7 +59,7 @@ type source struct {
 	Layer func(ctx context.Context, n int, d ocispec.Descriptor) (io.ReadCloser, error)
 }
 
-// Receive begins to take images. progress may be nil; it is called by several goroutines.
+// beginLoading begins to take images. progress may be nil; it is called by several goroutines.
 func (s *Store) beginLoading(ctx context.Context, progress func(Progress)) (*loading, error) {
 	c, err := s.begin(ctx, "")
 	if err != nil {
@@ -67,7 +70,7 @@ func (s *Store) beginLoading(ctx context.Context, progress func(Progress)) (*loa
 	}
 	return &loading{
 		s: s, c: c, progress: progress, chains: map[digest.Digest]bool{},
-		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{},
+		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{}, rows: map[string]int{},
 	}, nil
 }
 
@@ -112,11 +115,11 @@ func (in *loading) layers(ctx context.Context, i *Image, src source) error {
 		}
 		asked[d.Digest] = true
 		if in.has(d) {
-			in.progress(Progress{ShortID(string(d.Digest)), Exists, d.Size, d.Size})
+			in.tell(string(d.Digest), Present, d.Size, d.Size)
 			continue
 		}
 		if src.Layer == nil {
-			return errors.Join(fmt.Errorf("layer %s is missing: %w", ShortID(string(d.Digest)), ErrCorrupt), group.Wait())
+			return errors.Join(fmt.Errorf("layer %s is missing: %w", ShortID(string(d.Digest)), ErrContent), group.Wait())
 		}
 		folder := ""
 		if !in.unpacked(chain[n]) {
@@ -128,7 +131,7 @@ func (in *loading) layers(ctx context.Context, i *Image, src source) error {
 			in.c.layers = append(in.c.layers, staged)
 		}
 		group.Go(func() error {
-			o := reading{keep: true, folder: folder, want: expected{blob: d.Digest, diff: i.Config.RootFS.DiffIDs[n], size: d.Size}}
+			o := reading{keep: true, folder: folder, want: expected{blob: d.Digest, diff: i.Config.RootFS.DiffIDs[n], size: d.Size, wrong: ErrContent}}
 			if err := in.read(ctx, n, d, o, src); err != nil {
 				return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
 			}
@@ -160,13 +163,13 @@ func (in *loading) read(ctx context.Context, n int, d ocispec.Descriptor, o read
 	if err != nil {
 		return err
 	}
-	counted := &progressReader{from, Progress{ShortID(string(d.Digest)), Reading, 0, d.Size}, in.progress}
+	counted := &progressReader{Reader: from, in: in, layer: string(d.Digest), size: d.Size}
 	_, err = in.c.ingest(ctx, counted, o)
 	// A source that is slow to end must not be closed while it is read: ingest has stopped by now, or it stops with the context.
 	if err := errors.Join(err, from.Close()); err != nil {
 		return err
 	}
-	in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
+	in.tell(string(d.Digest), Received, d.Size, d.Size)
 	return nil
 }
 
@@ -184,18 +187,31 @@ func (c *change) newFolder() string { return fmt.Sprintf("layer-%d", c.number.Ad
 // progressReader tells what was read.
 type progressReader struct {
 	io.Reader
-	Progress
-	tell func(Progress)
+	in         *loading
+	layer      string
+	done, size int64
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
 	n, err := p.Reader.Read(b)
-	p.Done += int64(n)
-	p.tell(p.Progress)
+	p.done += int64(n)
+	p.in.tell(p.layer, Receiving, p.done, p.size)
 	return n, err
 }
 
-// Commit unpacks what is not unpacked yet, and makes the images part of the store. It returns them in the order in which they
+// tell says how far a layer is. It is numbered when it is first heard of.
+func (in *loading) tell(layer string, state ReceiveState, done, size int64) {
+	in.rowMu.Lock()
+	n, ok := in.rows[layer]
+	if !ok {
+		n = len(in.rows)
+		in.rows[layer] = n
+	}
+	in.rowMu.Unlock()
+	in.progress(Progress{Layer: n, Digest: digest.Digest(layer), State: state, Current: done, Total: size})
+}
+
+// commit unpacks what is not unpacked yet, and makes the images part of the store. It returns them in the order in which they
 // came. A name that another image had goes to the new one; see [Image.Replaced].
 func (in *loading) commit(ctx context.Context) ([]*Image, error) {
 	if err := in.unpackRest(ctx); err != nil {
@@ -250,7 +266,7 @@ func (in *loading) unpackRest(ctx context.Context) error {
 			in.c.layers = append(in.c.layers, staged)
 			group.Go(func() error {
 				d := i.manifest.Layers[n]
-				in.progress(Progress{ShortID(string(d.Digest)), Unpacks, 0, d.Size})
+				in.tell(string(d.Digest), Receiving, 0, d.Size)
 				form, err := in.c.formOf(n)
 				if err == nil {
 					err = in.c.fromBlob(ctx, d, reading{folder: folder, form: form, want: expected{diff: i.Config.RootFS.DiffIDs[n]}})
@@ -259,7 +275,7 @@ func (in *loading) unpackRest(ctx context.Context) error {
 					return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
 				}
 				staged.from = filepath.Join(in.c.dir, folder)
-				in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
+				in.tell(string(d.Digest), Received, d.Size, d.Size)
 				return nil
 			})
 		}
@@ -297,7 +313,7 @@ func (src *source) parse() (i *Image, d ocispec.Descriptor, err error) {
 		return nil, d, fmt.Errorf("this is no image, but an artifact of type %q: %w", m.Config.MediaType, errors.ErrUnsupported)
 	}
 	if got := digest.FromBytes(src.Config); got != m.Config.Digest {
-		return nil, d, fmt.Errorf("config is %s, not %s: %w", got, m.Config.Digest, ErrCorrupt)
+		return nil, d, fmt.Errorf("config is %s, not %s: %w", got, m.Config.Digest, ErrContent)
 	}
 	i.ID = string(m.Config.Digest)
 	if len(m.Layers) > maxLayers {
@@ -305,7 +321,7 @@ func (src *source) parse() (i *Image, d ocispec.Descriptor, err error) {
 	}
 	for _, l := range m.Layers {
 		if !isDigest(l.Digest) || l.Size < 0 {
-			return nil, d, fmt.Errorf("layer %q of %d bytes: %w", l.Digest, l.Size, ErrCorrupt)
+			return nil, d, fmt.Errorf("layer %q of %d bytes: %w", l.Digest, l.Size, ErrContent)
 		}
 	}
 	if err := i.parseConfig(src.Config); err != nil {

@@ -291,6 +291,7 @@ func (s *Store) Prune(o PruneOptions) (done []Removed, freed int64, err error) {
 		}
 		return nil
 	}, &done, &freed)
+	freed += s.dropPartials(time.Now())
 	return done, freed, err
 }
 

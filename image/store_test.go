@@ -194,7 +194,7 @@ func TestBlobWriter(t *testing.T) {
 				want[i] = byte(i * 7 / 5)
 			}
 			name := filepath.Join(dir, "nslab-blob-test")
-			w, err := newBlobWriter(name)
+			w, err := newBlobWriter(name, 0)
 			must(t, err)
 			defer os.Remove(name)
 			for rest := want; len(rest) > 0; {

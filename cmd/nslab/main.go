@@ -86,6 +86,8 @@ var commands = []func(*globals) *cobra.Command{
 	newImageCmd,
 	newVolumeCmd,
 	newSystemCmd,
+	newLoginCmd,
+	newLogoutCmd,
 	newSetnsCmd,
 	newTestCmd,
 	newCleanCmd,
