@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
@@ -228,7 +228,7 @@ func exitCode(s syscall.WaitStatus) int {
 // write replaces a small file as a whole. Where there is no room for it, the container is not to suffer: whoever looks for
 // the file then finds none, and says that nobody knows.
 func (m *monitor) write(name string, v any, durable bool) {
-	data, err := json.Marshal(v)
+	data, err := jsonfile.Marshal(v)
 	if err != nil {
 		return
 	}
