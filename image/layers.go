@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
@@ -67,7 +67,7 @@ func (s *Store) Layers(ctx context.Context, i *Image, d unionfs.Driver) ([]strin
 func (s *Store) layerInfo(chain digest.Digest) (info layerInfo, err error) {
 	data, err := readSmall(s.layerPath(chain, layerFile), maxManifest)
 	if err == nil {
-		err = json.Unmarshal(data, &info)
+		err = jsonfile.Unmarshal(data, &info)
 	}
 	return info, err
 }
