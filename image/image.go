@@ -60,6 +60,9 @@ type Image struct {
 	// Lost counts what whoever made this image here could not unpack: see rootfs.Unpacked.
 	Lost map[string]int
 
+	// Replaced tells which images had names until this one was received: name → id.
+	Replaced map[string]string
+
 	manifest     ocispec.Manifest
 	manifestSize int64
 }
