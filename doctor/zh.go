@@ -24,7 +24,7 @@ var zh = course.Messages{
 	// answers
 	"%s (%s)":                               "%s（%s）",
 	"%s: %s":                                "%s：%s",
-	"it did not come back within 5 seconds": "5 秒内没有返回",
+	"it did not come back within 15 seconds": "15 秒内没有返回",
 	"the process that tried it died":        "执行探测的进程意外退出",
 	"not tried":                             "未探测",
 	"not tried: %s is missing":              "未探测：缺少 %s",
