@@ -49,6 +49,9 @@ func belongsToContent(name string) bool {
 	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }
 
+// BelongsToContent is whether an extended attribute goes with a file that is copied into an image: see there.
+func BelongsToContent(name string) bool { return belongsToContent(name) }
+
 // size is about how much memory the attributes take.
 func (a *attributes) size() (n int) {
 	for name, value := range a.extended {
