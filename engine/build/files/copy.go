@@ -36,7 +36,7 @@ func (p *Plan) Copy(ctx context.Context, t *rootfs.Tree) (_ Result, err error) {
 	defer top.Close()
 	c := &copier{plan: p, top: top, result: Result{Lost: map[string]int{}}, links: map[[2]uint64]string{}}
 	if c.owner, err = p.owner.in(ctx, t); err != nil {
-		return Result{}, err
+		return Result{}, &Error{Text: "--chown", Err: err}
 	}
 	if p.digest != "" && p.root.identity == "" {
 		c.sum = p.start()

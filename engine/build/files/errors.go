@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -22,6 +23,15 @@ func (e *Error) Error() string {
 
 // Unwrap lets errors.Is find the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Remedy is the hint of the error, or of its cause.
+func (e *Error) Remedy() string {
+	var inner *Error
+	if e.Hint == "" && errors.As(e.Err, &inner) {
+		return inner.Remedy()
+	}
+	return e.Hint
+}
 
 func refuse(hint, format string, args ...any) error {
 	return &Error{Text: fmt.Sprintf(format, args...), Hint: hint}

@@ -76,7 +76,7 @@ func (in Instruction) Resolve(ctx context.Context, from *Root) (_ *Plan, err err
 		return nil, err
 	}
 	if p.owner, err = parseOwner(in.Chown); err != nil {
-		return nil, err
+		return nil, &Error{Text: "--chown", Err: err}
 	}
 	if p.mode, err = parseMode(in.Chmod); err != nil {
 		return nil, err

@@ -30,11 +30,11 @@ func parseOwner(text string) (owner, error) {
 	o := owner{given: true}
 	o.user, o.group, _ = strings.Cut(text, ":")
 	if strings.Contains(o.group, ":") || o.user == "" || strings.HasSuffix(text, ":") {
-		return owner{}, refuse("it is written --chown=USER or --chown=USER:GROUP, by names or numbers", "--chown=%s: not an owner", quoted(text))
+		return owner{}, refuse("it is written USER or USER:GROUP, by names or numbers", "%s is not an owner", quoted(text))
 	}
 	for _, part := range []string{o.user, o.group} {
 		if _, _, err := number(part); err != nil {
-			return owner{}, refuse("", "--chown=%s: %v", quoted(text), err)
+			return owner{}, refuse("", "%s is not an owner: %v", quoted(text), err)
 		}
 	}
 	return o, nil
@@ -66,7 +66,7 @@ func (o owner) in(ctx context.Context, t *rootfs.Tree) (*[2]int, error) {
 		}
 		all, err := user.ParsePasswdFilter(bytes.NewReader(passwd), func(u user.User) bool { return u.Name == o.user })
 		if err != nil || len(all) == 0 {
-			return nil, refuse("a number needs no entry", "--chown: no user %s in the image's /etc/passwd", quoted(o.user))
+			return nil, refuse("a number needs no entry", "no user %s in the image's /etc/passwd", quoted(o.user))
 		}
 		uid, gid = all[0].Uid, all[0].Gid
 	}
@@ -79,14 +79,28 @@ func (o owner) in(ctx context.Context, t *rootfs.Tree) (*[2]int, error) {
 		}
 		all, err := user.ParseGroupFilter(bytes.NewReader(group), func(g user.Group) bool { return g.Name == o.group })
 		if err != nil || len(all) == 0 {
-			return nil, refuse("a number needs no entry", "--chown: no group %s in the image's /etc/group", quoted(o.group))
+			return nil, refuse("a number needs no entry", "no group %s in the image's /etc/group", quoted(o.group))
 		}
 		gid = all[0].Gid
 	}
 	if uid < 0 || gid < 0 {
-		return nil, refuse("", "--chown: %d:%d in the image's /etc/passwd is no owner", uid, gid)
+		return nil, refuse("", "%d:%d in the image's /etc/passwd is no owner", uid, gid)
 	}
 	return &[2]int{uid, gid}, nil
+}
+
+// Owner finds who is meant by "user[:group]", names or numbers, in the files of a root. Without a group it is the user's, and of
+// a mere number the group of the same number.
+func Owner(ctx context.Context, t *rootfs.Tree, who string) (uid, gid int, err error) {
+	o, err := parseOwner(who)
+	if err != nil {
+		return 0, 0, err
+	}
+	ids, err := o.in(ctx, t)
+	if err != nil || ids == nil {
+		return 0, 0, err
+	}
+	return ids[0], ids[1], nil
 }
 
 // maxPasswd bounds what is read of a file whose content, and length, is somebody else's.
