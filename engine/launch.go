@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/wire"
 )
 
 // lockMonitor takes the lock that the monitor is going to hold: it is passed on as an open file, so there is no moment in
@@ -111,7 +111,7 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 
 // tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
 func (m *launched) tell(v any) error {
-	err := json.NewEncoder(m.reports).Encode(v)
+	err := wire.Write(m.reports, v)
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("tell the monitor: %w", err)
 	}
@@ -157,10 +157,9 @@ func (m *launched) silence() error {
 func (m *launched) await(ctx context.Context, c *Container, o StartOptions) error {
 	stop := context.AfterFunc(ctx, func() { m.reports.Close() }) // the monitor notices, and undoes what it did
 	defer stop()
-	in := json.NewDecoder(m.reports)
 	for {
 		var r monitor.Report
-		if err := in.Decode(&r); err != nil {
+		if err := wire.Read(m.reports, &r); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}

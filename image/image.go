@@ -41,6 +41,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Image is an image of the store.
@@ -98,7 +100,7 @@ type configFileConfig struct {
 
 func (i *Image) parseConfig(data []byte) error {
 	var f configFile
-	if err := json.Unmarshal(data, &f); err != nil {
+	if err := jsonfile.Unmarshal(data, &f); err != nil {
 		return fmt.Errorf("read config: %w", err)
 	}
 	i.Config = f.Image

@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Of what a change makes, the blobs are on the disk before a name leads to them. The files of a layer are not: they can be had
@@ -52,7 +54,7 @@ func (s *Store) layerInfo(chain digest.Digest) (info layerInfo, err error) {
 	if err != nil {
 		return info, err
 	}
-	if err := json.Unmarshal(data, &info); err != nil { // it was written when the machine crashed
+	if err := jsonfile.Unmarshal(data, &info); err != nil { // it was written when the machine crashed
 		return info, fmt.Errorf("read what is known of the layer: %w: %w", fs.ErrNotExist, err)
 	}
 	if info.Boot != "" && info.Boot != bootID() {
@@ -79,7 +81,7 @@ func (c *change) toDisk() error {
 func readInfo(dir string) (info layerInfo, err error) {
 	data, err := readSmall(dir+"/"+layerFile, maxManifest)
 	if err == nil {
-		err = json.Unmarshal(data, &info)
+		err = jsonfile.Unmarshal(data, &info)
 	}
 	return info, err
 }

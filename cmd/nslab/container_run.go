@@ -89,8 +89,7 @@ func runContainer(g *globals, r *request) (err error) {
 		return nil
 	}
 	defer attached.Close()
-	stop() // from here on, signals are the container's
-	code, detached, err := stay(e, c, attached.Conn, attachment{keys: r.DetachKeys, proxy: r.SigProxy, Client: *o.Attach})
+	code, detached, err := stay(e, c, attached.Conn, attachment{keys: r.DetachKeys, proxy: r.SigProxy, Client: *o.Attach, stop: stop})
 	if err != nil || detached {
 		return err
 	}
@@ -165,6 +164,8 @@ type attachment struct {
 	keys   []byte
 	proxy  bool // pass on the signals that nslab gets
 	redraw bool // the container draws its screen already
+
+	stop func() // ends that signals interrupt what nslab does: from then on, they are the container's
 }
 
 // stay attaches to a container until it ends, or until the user leaves it with the keys.
@@ -180,8 +181,11 @@ func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (c
 		o.Stderr = os.Stderr
 	}
 	if a.proxy {
-		defer proxySignals(e, c.ID)()
+		proxySignals(e, c.ID)
 		o.Proxied = true
+	}
+	if a.stop != nil {
+		a.stop()
 	}
 	out, err := stream.Attach(context.Background(), conn, o)
 	var output *stream.OutputError

@@ -58,10 +58,10 @@ type Job struct {
 
 // Report is what a monitor says to the one who started it.
 type Report struct {
-	Record  *trace.Record        `json:",omitempty"`
-	Warning string               `json:",omitempty"`
-	Started *Started             `json:",omitempty"` // the program runs
-	Error   *container.InitError `json:",omitempty"` // or does not, and nothing is left of it
+	Record  *trace.Record
+	Warning string
+	Started *Started             // the program runs
+	Error   *container.InitError // or does not, and nothing is left of it
 }
 
 // Started says what runs.
