@@ -14,6 +14,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -170,6 +171,7 @@ func (in *loading) member(ctx context.Context, a *seen, h *tar.Header, content i
 	case looksLikeLayer(head):
 		d := ocispec.Descriptor{MediaType: packingOf(head).mediaType, Digest: digestOf(name), Size: h.Size}
 		if d.Digest != "" && in.has(d) { // what it holds, its manifest says
+			err = nil
 			in.tell(shortMember(name), Present, h.Size, h.Size)
 		} else {
 			d, err = in.loose(ctx, name, h.Size, buffered)
@@ -210,7 +212,7 @@ func (in *loading) loose(ctx context.Context, name string, size int64, r io.Read
 		return d, nil // several images have it
 	}
 	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name), wrong: ErrContent}}
-	if o.form, err = in.c.formOf(1); err != nil { // with its marks, as if it were not the lowest
+	if o.form, err = in.formOf(1); err != nil { // with its marks, as if it were not the lowest
 		return d, err
 	}
 	counted := &progressReader{Reader: r, in: in, layer: shortMember(name), size: size}
@@ -331,10 +333,13 @@ func (in *loading) fromLayout(ctx context.Context, a archive, text []byte, list 
 
 // nameOr is what to call an image in an error.
 func nameOr(names []string, id string) string {
-	if len(names) > 0 {
-		return names[0]
+	if len(names) == 0 {
+		return id
 	}
-	return id
+	if _, why := parseName(names[0]); why != "" {
+		return strconv.Quote(names[0])
+	}
+	return names[0]
 }
 
 func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
@@ -440,7 +445,7 @@ func (in *loading) fromList(ctx context.Context, a archive, list []listed) error
 			err = in.listed(ctx, a, l, config)
 		}
 		if err != nil {
-			return fmt.Errorf("image %s: %w", nameOr(l.RepoTags, ShortID(path.Base(l.Config))), err)
+			return fmt.Errorf("image %s: %w", nameOr(l.RepoTags, strconv.Quote(ShortID(path.Base(l.Config)))), err)
 		}
 	}
 	return nil
