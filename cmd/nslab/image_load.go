@@ -64,6 +64,9 @@ func loadImages(g *globals, from string, quiet bool) error {
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
+	if errors.Is(err, image.ErrNoImages) { // a root file system, most likely
+		return &statusError{exitFailed, fmt.Errorf("load %s: %w", inputName(from), err), "of a root file system, make an image: nslab image import " + inputName(from)}
+	}
 	if err != nil {
 		return fmt.Errorf("load %s: %w", inputName(from), err)
 	}
