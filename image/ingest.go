@@ -118,7 +118,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingeste
 		return in, err
 	}
 	if !u.Ended && o.want.diff == "" {
-		return in, fmt.Errorf("the archive has no end mark: it was cut off: %w", io.ErrUnexpectedEOF)
+		return in, errCutOff
 	}
 	if !o.settled {
 		in.Boot = bootID()

@@ -131,10 +131,18 @@ func (in *loading) stream(ctx context.Context, r io.Reader) (*seen, error) {
 		return nil, err
 	}
 	a := &seen{texts: map[string][]byte{}, layers: map[string]ocispec.Descriptor{}, links: map[string]string{}}
-	t := tar.NewReader(content)
+	end := &zeroCounter{Reader: content}
+	t := tar.NewReader(end)
 	for n := 0; ; n++ {
+		if _, err := io.Copy(io.Discard, t); err != nil { // what nobody wanted to read
+			return nil, err
+		}
+		end.zeros = 0 // now comes less than a block, which fills up the last one, and then a block
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
+			if end.zeros < tarBlock {
+				return nil, errCutOff
+			}
 			return a, drain(content, raw)
 		}
 		if err == nil && n > maxArchiveFiles {
@@ -308,12 +316,20 @@ func (in *loading) fromLayout(ctx context.Context, a archive, text []byte, list 
 		return fmt.Errorf("read %s: %w", ocispec.ImageIndexFile, err)
 	}
 	other := ErrNoImages
-	for _, d := range index.Manifests {
+	for n, d := range index.Manifests {
+		same := func(e ocispec.Descriptor) bool { return e.Digest == d.Digest }
+		if slices.ContainsFunc(index.Manifests[:n], same) {
+			continue // another name of it
+		}
 		src, err := readManifest(a, d, 0)
 		if err != nil {
 			return err
 		}
-		src.Names = layoutNames(d, src.config, list)
+		for _, e := range index.Manifests {
+			if same(e) {
+				src.Names = append(src.Names, layoutNames(e, src.config, list)...)
+			}
+		}
 		src.Layer = func(_ context.Context, _ int, d ocispec.Descriptor) (io.ReadCloser, error) {
 			f, _, err := a.open(blobName(d.Digest))
 			return f, err

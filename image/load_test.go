@@ -272,7 +272,7 @@ func TestLoadForeign(t *testing.T) {
 		r    io.Reader
 		want int
 	}{
-		"file": {fileOf(t, buf.Bytes()), 2}, "pipe": {pipeOf(buf.Bytes()), 2}, "folder": {folder, 3},
+		"file": {fileOf(t, buf.Bytes()), 2}, "pipe": {pipeOf(buf.Bytes()), 2}, "folder": {folder, 2},
 	} {
 		s := newStore(t)
 		list, err := s.Load(t.Context(), c.r, nil)
@@ -468,6 +468,7 @@ func TestLoadHostile(t *testing.T) {
 		"no list":          {parts{"x": []byte("{}")}.tar(t), "neither index.json nor manifest.json"},
 		"bad list":         {parts{"manifest.json": []byte(`{"a":1}`)}.tar(t), "read manifest.json"},
 		"cut":              {good.tar(t)[:3000], "unexpected EOF"},
+		"no end":           {good.tar(t)[:len(good.tar(t))-1024], "it was cut off"},
 		"no tar":           {[]byte(strings.Repeat("this is no tar\n", 100)), "this is no tar archive"},
 		"xz":               {append([]byte("\xfd7zXZ\x00"), make([]byte, 1000)...), "packed with xz"},
 		"empty":            {nil, "the archive is empty"},
