@@ -153,6 +153,37 @@ func (f Firewall) Remove(ctx context.Context) error {
 	return nil
 }
 
+// Exists says whether the table is there. Somebody who empties the packet filter of the whole machine empties it, too; then
+// [Firewall.Sync] is to be called.
+func (f Firewall) Exists(ctx context.Context) (bool, error) {
+	names, err := Tables(ctx, f.Table)
+	return slices.Contains(names, f.Table), err
+}
+
+// Tables lists the tables of family inet whose names begin so.
+func Tables(ctx context.Context, prefix string) (names []string, err error) {
+	err = message(ctx,
+		func() string { return "sendmsg(NFT_MSG_GETTABLE: nft list tables inet)" },
+		func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			all, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+			names = nil
+			for _, t := range all {
+				if strings.HasPrefix(t.Name, prefix) {
+					names = append(names, t.Name)
+				}
+			}
+			return err
+		})
+	if err != nil {
+		return nil, &Error{"list firewall tables", "", err}
+	}
+	return names, nil
+}
+
 func (f Firewall) table() *nftables.Table {
 	return &nftables.Table{Name: f.Table, Family: nftables.TableFamilyINet}
 }
@@ -277,10 +308,13 @@ func inSets(t *nftables.Table, list []element, f func(*nftables.Set, []nftables.
 func (f Firewall) commit(ctx context.Context, text func() string, fill func(*nftables.Conn) error) error {
 	return trace.Call(ctx, 1, text, func() error {
 		return again(ctx, func() error {
-			c, err := nftables.New(nftables.WithSockOptions(buffers))
+			c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(buffers))
 			if err != nil {
 				return err
 			}
+			// What was deleted is freed after an RCU grace period, and to close a socket waits for that: 5 to 10 ms in which the
+			// deletion has long taken place (nft_rcv_nl_event in net/netfilter/nf_tables_api.c). Nobody has to see that.
+			defer func() { go c.CloseLasting() }()
 			if err := fill(c); err != nil {
 				return err
 			}

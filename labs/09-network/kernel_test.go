@@ -38,7 +38,7 @@ func newHost(t *testing.T) context.Context {
 }
 
 // newNamespace makes another one, which lives as long as the test.
-func newNamespace(t *testing.T) *Namespace {
+func newNamespace(t testing.TB) *Namespace {
 	t.Helper()
 	type result struct {
 		ns  *Namespace
@@ -60,7 +60,7 @@ func newNamespace(t *testing.T) *Namespace {
 	return r.ns
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
