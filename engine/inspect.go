@@ -57,7 +57,6 @@ type HostDetails struct {
 	Mounts                                 []MountDetails `json:",omitempty"`
 	Init                                   *bool          `json:",omitempty"`
 
-	PortBindings       map[string][]PortBinding
 	VolumeDriver       string
 	VolumesFrom        []string
 	Cgroup             string
@@ -115,9 +114,6 @@ type GraphDriver struct {
 	Data map[string]string
 	Name string
 }
-
-// PortBinding is where a port of the container is found on the host.
-type PortBinding struct{ HostIP, HostPort string }
 
 // NetworkSettings is how the container is connected. Those that nslab has now, none, host and another container's, have no
 // addresses of their own.
@@ -208,7 +204,10 @@ func (c *Container) Layers(ctx context.Context) (unionfs.Layers, error) {
 
 // hostDetails shows lists that are empty as Docker does: some as [], the others as null.
 func (c *Container) hostDetails() HostDetails {
-	h := HostDetails{HostConfig: c.HostConfig, PortBindings: map[string][]PortBinding{}, Runtime: "nslab"}
+	h := HostDetails{HostConfig: c.HostConfig, Runtime: "nslab"}
+	if h.PortBindings == nil {
+		h.PortBindings = map[string][]PortBinding{}
+	}
 	h.DNS, h.DNSOptions, h.DNSSearch = orEmpty(h.DNS), orEmpty(h.DNSOptions), orEmpty(h.DNSSearch)
 	h.Devices, h.Ulimits = orEmpty(h.Devices), orEmpty(h.Ulimits)
 	h.BlkioWeightDevice = orEmpty(h.BlkioWeightDevice)
