@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nslab/nslab/course"
+	mount "github.com/nslab/nslab/labs/02-mount"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	security "github.com/nslab/nslab/labs/10-security"
 )
@@ -92,10 +93,10 @@ func (c *Container) cgroupsPath() string {
 const usualRunRoot = "/run/nslab"
 
 // sysctls are the user's, and two that Docker sets in a network of the container's own: there is nobody whom a low port number
-// or a ping could harm, so an ordinary user may have them.
+// or a ping could harm, so an ordinary user may have them. A user namespace does not map the groups that the second one names.
 func (c *Container) sysctls() map[string]string {
 	all := map[string]string{}
-	if m := c.HostConfig.NetworkMode; m != "host" && !strings.HasPrefix(m, "container:") && os.Geteuid() == 0 {
+	if m := c.HostConfig.NetworkMode; m != "host" && !strings.HasPrefix(m, "container:") && os.Geteuid() == 0 && !mount.InUserNamespace() {
 		for key, value := range map[string]string{
 			"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
 		} {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // errStopped ends the writing side of a stream whose reading side has what it wants.
@@ -47,7 +49,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unpacked reads what may be compressed: gzip and bzip2 are known by their first bytes. The error is io.EOF if there is nothing.
+// unpacked reads what may be compressed: gzip, bzip2 and zstd are known by their first bytes. The error is io.EOF if there is nothing.
 func unpacked(r io.Reader) (io.Reader, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(6)
@@ -59,8 +61,11 @@ func unpacked(r io.Reader) (io.Reader, error) {
 		return gzip.NewReader(in)
 	case bytes.HasPrefix(head, []byte("BZh")):
 		return bzip2.NewReader(in), nil
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		// One goroutine, so that there is nothing to close; the window is memory that the archive decides on.
+		return zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderLowmem(true))
 	}
-	for name, magic := range map[string]string{"xz": "\xfd7zXZ\x00", "zstd": "\x28\xb5\x2f\xfd", "zip": "PK\x03\x04"} {
+	for name, magic := range map[string]string{"xz": "\xfd7zXZ\x00", "zip": "PK\x03\x04"} {
 		if bytes.HasPrefix(head, []byte(magic)) {
 			return nil, fmt.Errorf("the archive is packed with %s: unpack it first, in a pipe", name)
 		}

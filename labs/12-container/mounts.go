@@ -8,8 +8,10 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -143,20 +145,20 @@ func (i *initProcess) belowDev(ctx context.Context, name string, m specs.Mount) 
 	if m.Type == "devpts" {
 		// A number that the user namespace does not map is an error to the kernel, the terminals' group among them.
 		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool {
-			return strings.HasPrefix(o, "gid=") && i.Clone&unix.CLONE_NEWUSER != 0 && !mapsGroup(i.Config.Spec, o[len("gid="):])
+			return strings.HasPrefix(o, "gid=") && !mapsGroup(o[len("gid="):])
 		})
 	}
 	return rootfs.MountOn(ctx, dev, name, 0o755, m)
 }
 
-func mapsGroup(spec *specs.Spec, number string) bool {
-	var n uint32
-	if _, err := fmt.Sscan(number, &n); err != nil {
+// mapsGroup tells whether the user namespace that we are in has a group: a new one, or one that nslab itself was started in.
+func mapsGroup(number string) bool {
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
 		return false
 	}
-	return slices.ContainsFunc(spec.Linux.GIDMappings, func(m specs.LinuxIDMapping) bool {
-		return n >= m.ContainerID && n-m.ContainerID < m.Size
-	})
+	groups, err := user.CurrentProcessGIDMap()
+	return err == nil && slices.ContainsFunc(groups, func(m user.IDMap) bool { return n >= m.ID && n-m.ID < m.Count })
 }
 
 // dev opens the /dev that was mounted before.
