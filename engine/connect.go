@@ -13,6 +13,7 @@ import (
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/network"
 	stage "github.com/nslab/nslab/labs/09-network"
+	container "github.com/nslab/nslab/labs/12-container"
 	"github.com/nslab/nslab/trace"
 )
 
@@ -21,8 +22,8 @@ import (
 // init starts up and the rest of the container is written down, the namespace is connected. Only then does the init learn what to
 // execute: the program finds its networks there from its first instruction on.
 
-// Attachment is a network that a container is to be connected to.
-type Attachment struct {
+// EndpointOptions is a network that a container is to be connected to.
+type EndpointOptions struct {
 	Network string
 	Aliases []string   `json:",omitempty"`
 	IPv4    netip.Addr `json:",omitzero"`
@@ -43,7 +44,7 @@ type connection struct {
 func (c *Container) bridged() bool { return len(c.Networks) > 0 && os.Geteuid() == 0 }
 
 // checkNetworks decides on the networks of a new container, and refuses what cannot be before anything is made.
-func (c *Container) checkNetworks(list []Attachment) error {
+func (c *Container) checkNetworks(list []EndpointOptions) error {
 	mode := c.HostConfig.NetworkMode
 	root := os.Geteuid() == 0
 	if mode == "default" || mode == "" {
@@ -64,7 +65,7 @@ func (c *Container) checkNetworks(list []Attachment) error {
 			Hint: "an ordinary user's containers have --network none, host or container:NAME"}
 	}
 	if len(list) == 0 {
-		list = []Attachment{{Network: mode}}
+		list = []EndpointOptions{{Network: mode}}
 	}
 	seen := map[string]bool{}
 	for i, a := range list {
@@ -91,7 +92,7 @@ func (c *Container) checkNetworks(list []Attachment) error {
 }
 
 // checkAlone is for containers that no bridge leads to.
-func (c *Container) checkAlone(mode string, list []Attachment) error {
+func (c *Container) checkAlone(mode string, list []EndpointOptions) error {
 	h := &c.HostConfig
 	shared := strings.HasPrefix(mode, "container:")
 	for _, a := range list {
@@ -152,7 +153,7 @@ func (c *Container) takeNetworks(ctx context.Context, said func(string)) (err er
 }
 
 // endpoint claims the container's addresses in one network.
-func (c *Container) endpoint(ctx context.Context, a Attachment, inside string) (*network.Network, *network.Endpoint, error) {
+func (c *Container) endpoint(ctx context.Context, a EndpointOptions, inside string) (*network.Network, *network.Endpoint, error) {
 	n, a4, a6, err := c.engine.networks.Connect(ctx, a.Network, c.ID, a.IPv4, a.IPv6)
 	if err != nil {
 		return nil, nil, err
@@ -187,7 +188,7 @@ func (c *Container) endpoint(ctx context.Context, a Attachment, inside string) (
 }
 
 // dnsNames are the names by which others on a network find the container.
-func (c *Container) dnsNames(a Attachment) (list []string) {
+func (c *Container) dnsNames(a EndpointOptions) (list []string) {
 	names := append([]string{c.Name}, a.Aliases...)
 	for _, name := range append(names, c.ID[:12], c.Config.Hostname) {
 		if name != "" && !slices.ContainsFunc(list, func(have string) bool { return network.DNSName(have) == network.DNSName(name) }) {
@@ -275,16 +276,23 @@ func (c *Container) dropNetworks(ctx context.Context) error {
 }
 
 // files are what the monitor is to hold.
-func (k *connection) files() (list []*os.File, err error) {
+func (k *connection) files() (list []*os.File) {
 	if k == nil {
-		return nil, nil
+		return nil
 	}
 	for _, h := range k.held {
-		f, err := h.File()
-		if err != nil {
-			return list, err
+		if f := h.File(); f != nil {
+			list = append(list, f)
 		}
-		list = append(list, f)
 	}
-	return list, nil
+	return list
+}
+
+// resolver tells whether the monitor is to answer for names.
+func (k *connection) resolver() bool { return k != nil && k.sandbox.Resolver }
+
+// initAlive tells whether the init of the container with this run folder lives, whoever looks after it.
+func (e *Engine) initAlive(dir string) bool {
+	s, err := container.Load(dir)
+	return err == nil && s.Alive()
 }

@@ -31,7 +31,7 @@ type Record struct {
 	Config     Config
 	HostConfig HostConfig
 	Mounts     []MountPoint
-	Networks   []Attachment `json:",omitempty"` // none where it shares a network, or has none
+	Networks   []EndpointOptions `json:",omitempty"` // none where it shares a network, or has none
 }
 
 // MountPoint is a volume, bind or tmpfs of a container, as `inspect` shows it.

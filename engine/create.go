@@ -27,7 +27,7 @@ type CreateOptions struct {
 	Name       string // a random one if empty
 	Config     Config
 	HostConfig HostConfig
-	Networks   []Attachment // more than HostConfig.NetworkMode says: addresses, aliases, several
+	Networks   []EndpointOptions // more than HostConfig.NetworkMode says: addresses, aliases, several
 
 	// It is to be started right away, with these options: what can be done for that is done meanwhile.
 	Run *StartOptions

@@ -105,15 +105,7 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 		m.attached = mine
 		cmd.ExtraFiles = append(cmd.ExtraFiles, its)
 	}
-	held, err := c.connection.files()
-	defer func() {
-		for _, f := range held {
-			f.Close()
-		}
-	}()
-	if err != nil {
-		return err
-	}
+	held := c.connection.files()
 	told := monitor.Outline{
 		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
 		Connected: c.connection != nil, Resolver: c.connection.resolver(), HeldFD: 3 + len(cmd.ExtraFiles), Held: len(held),

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/network"
 	stage "github.com/nslab/nslab/labs/09-network"
@@ -183,6 +185,26 @@ func portRange(s string) (low, high int, err error) {
 }
 
 // portError says whose a port is: a container's, if it is a monitor that holds it.
+// noIPv6 tells whether a port could not be had since the host has no IPv6.
+func noIPv6(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// relays are where the monitor is to carry what arrives at the ports that it holds.
+func (c *Container) relays(job *monitor.Job) {
+	if c.connection == nil {
+		return
+	}
+	job.Networks = &monitor.Networks{Root: c.engine.Root, RunRoot: c.engine.RunRoot}
+	for i, p := range c.connection.sandbox.Ports {
+		if c.connection.held[i].File() == nil {
+			continue
+		}
+		target, _ := c.connection.sandbox.RelayTarget(p)
+		job.Networks.Relays = append(job.Networks.Relays, monitor.Relay{Proto: p.Proto, Target: target})
+	}
+}
+
 func (c *Container) portError(ctx context.Context, err error, port int, proto string) error {
 	e := &PortError{Port: fmt.Sprintf("%d/%s", port, proto), Err: err}
 	var taken *stage.TakenError

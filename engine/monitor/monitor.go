@@ -48,7 +48,7 @@ type monitor struct {
 	theirs  []*os.File // the container's ends of its pipes
 	c       *container.Container
 	run     Run
-	held    []*os.File    // the host's ports
+	held    []*os.File // the host's ports
 	names   *resolver.Server
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }

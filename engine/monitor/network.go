@@ -42,7 +42,7 @@ func (m *monitor) relay() {
 	}
 	for i, r := range m.Networks.Relays {
 		if i < len(m.held) {
-			if h, err := stage.HeldFile(m.held[i], r.Proto); err == nil {
+			if h, err := stage.HeldFile(r.Proto, m.held[i]); err == nil {
 				go h.Relay(context.Background(), r.Target)
 			}
 		}

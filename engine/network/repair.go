@@ -136,7 +136,9 @@ func (s *Store) reapLinks(ctx context.Context) (removed []string, err error) {
 }
 
 // ownedBy is the id in an owner's name.
-func (k kernel) ownedBy(owner string) (id string, ours bool) { return strings.CutPrefix(owner, k.owner("")) }
+func (k kernel) ownedBy(owner string) (id string, ours bool) {
+	return strings.CutPrefix(owner, k.owner(""))
+}
 
 // Retire removes everything that nobody needs any more: the default bridge; and, when no network is left, the table of rules,
 // after which the host passes packets on only if it did before. It returns what that was.
@@ -157,7 +159,7 @@ func (s *Store) Retire(ctx context.Context) (removed []string, err error) {
 			return removed, errors.Join(errs...)
 		}
 	}
-	there, err := s.kernel.firewall().Exists(ctx)
+	there, err := s.kernel.exists()
 	if errs = append(errs, err); there {
 		if err := s.kernel.firewall().Remove(ctx); err != nil {
 			return removed, errors.Join(append(errs, err)...)
@@ -180,7 +182,7 @@ func (s *Store) putForwardingBack(ctx context.Context, v6 bool) (bool, error) {
 	if _, err := os.Lstat(name); err != nil {
 		return false, nil
 	}
-	others, err := stage.Tables(ctx, stage.TableName(""))
+	others, err := tables(stage.TableName(""))
 	if err != nil || len(others) > 0 {
 		return false, err
 	}

@@ -35,9 +35,9 @@ func Open(root, runRoot string, alive func(id string) bool) *Store {
 	}
 }
 
-func (s *Store) file(name string) string          { return filepath.Join(s.dir, name+".json") }
-func (s *Store) leases(networkID string) string   { return filepath.Join(s.runDir, networkID, "leases") }
-func (s *Store) names(networkID string) string    { return filepath.Join(s.runDir, networkID, "names") }
+func (s *Store) file(name string) string           { return filepath.Join(s.dir, name+".json") }
+func (s *Store) leases(networkID string) string    { return filepath.Join(s.runDir, networkID, "leases") }
+func (s *Store) names(networkID string) string     { return filepath.Join(s.runDir, networkID, "names") }
 func (s *Store) runFolder(networkID string) string { return filepath.Join(s.runDir, networkID) }
 
 // lock is held, shared, by who connects a container, and for itself alone by who makes or removes a network. The kernel frees

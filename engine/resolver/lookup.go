@@ -205,4 +205,3 @@ func ask(server string, query []byte, id uint16, stream bool) []byte {
 		}
 	}
 }
-
