@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -49,6 +50,8 @@ type monitor struct {
 	c       *container.Container
 	run     Run
 	held    []*os.File // the host's ports
+	relays  sync.WaitGroup
+	unrelay func() // ends them
 	names   *resolver.Server
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }

@@ -40,13 +40,28 @@ func (m *monitor) relay() {
 	if m.names != nil {
 		m.names.Serve(resolver.Lookup{Root: m.Networks.Root, RunRoot: m.Networks.RunRoot, RunDir: m.RunDir})
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.unrelay = cancel
 	for i, r := range m.Networks.Relays {
-		if i < len(m.held) {
-			if h, err := stage.HeldFile(r.Proto, m.held[i]); err == nil {
-				go h.Relay(context.Background(), r.Target)
-			}
+		if i >= len(m.held) {
+			break
+		}
+		if h, err := stage.HeldFile(r.Proto, m.held[i]); err == nil {
+			m.relays.Go(func() { h.Relay(ctx, r.Target) })
 		}
 	}
+}
+
+// drop gives the host's ports back: before anybody hears of the end, or who starts the container again would find them taken.
+func (m *monitor) drop() {
+	if m.unrelay != nil {
+		m.unrelay()
+		m.relays.Wait()
+	}
+	for _, f := range m.held {
+		f.Close()
+	}
+	m.held = nil
 }
 
 // disconnect gives back what the container has of networks, whatever it is by now.
@@ -54,6 +69,7 @@ func (m *monitor) disconnect(ctx context.Context) error {
 	if m.Networks == nil {
 		return nil
 	}
+	defer m.drop()
 	b, err := network.LoadSandbox(m.RunDir)
 	if err != nil || b == nil {
 		return err
