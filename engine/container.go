@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
@@ -105,7 +105,7 @@ func (c *Container) save() error {
 
 // writeJSON replaces a file as a whole: whoever reads it finds the old text or the new one.
 func writeJSON(name string, v any, durable bool) (err error) {
-	data, err := json.MarshalIndent(v, "", "\t")
+	data, err := jsonfile.MarshalIndent(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
@@ -147,7 +147,7 @@ func readJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := jsonfile.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return nil

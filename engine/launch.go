@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/wire"
 )
 
 // lockMonitor takes the lock that the monitor is going to hold: it is passed on as an open file, so there is no moment in
@@ -33,7 +33,6 @@ type launched struct {
 	reports  *os.File
 	attached *os.File
 	said     *os.File // its standard error, in memory
-	in       *json.Decoder
 }
 
 func (m *launched) close() {
@@ -78,7 +77,7 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 		return errors.Join(err, m.said.Close())
 	}
 	defer theirs.Close()
-	m.reports, m.in = ours, json.NewDecoder(ours)
+	m.reports = ours
 	defer func() {
 		if err != nil {
 			m.close()
@@ -128,7 +127,7 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 
 // tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
 func (m *launched) tell(v any) error {
-	err := json.NewEncoder(m.reports).Encode(v)
+	err := wire.Write(m.reports, v)
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("tell the monitor: %w", err)
 	}
@@ -203,7 +202,7 @@ func (m *launched) hear(ctx context.Context) (monitor.Report, error) {
 	defer stop()
 	for {
 		var r monitor.Report
-		if err := m.in.Decode(&r); err != nil {
+		if err := wire.Read(m.reports, &r); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
 			}

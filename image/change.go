@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,9 +24,12 @@ type change struct {
 	s      *Store
 	dir    string
 	lock   *os.File
-	blobs  []digest.Digest // staged as <dir>/<hex>
-	layers []stagedLayer
+	layers []*stagedLayer
 	done   bool
+	number atomic.Int64 // of files and folders that have no name of their own yet
+
+	mu    sync.Mutex
+	blobs []digest.Digest // staged as <dir>/<hex>
 }
 
 // stagedLayer is a layer that is whole, in the folder from; it belongs to to.
@@ -129,9 +135,31 @@ func (c *change) stageBlob(mediaType string, data []byte) (ocispec.Descriptor, e
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	err := os.WriteFile(filepath.Join(c.dir, d.Digest.Encoded()), data, 0o600)
 	if err == nil {
-		c.blobs = append(c.blobs, d.Digest)
+		c.stage("", d.Digest)
 	}
 	return d, storeError("write blob", err)
+}
+
+// stage notes a blob, which is whole, under its digest. path is where it is, if that is not its place in the change yet.
+func (c *change) stage(path string, d digest.Digest) error {
+	if path != "" {
+		if err := os.Rename(path, filepath.Join(c.dir, d.Encoded())); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.blobs, d) {
+		c.blobs = append(c.blobs, d)
+	}
+	return nil
+}
+
+// staged says whether a blob is part of the change.
+func (c *change) staged(d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.blobs, d)
 }
 
 // commit makes the change part of the store. The content is on the disk before the first name leads to it: else a crash
@@ -146,24 +174,30 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		if err == nil {
 			err = update(idx)
 		}
+		if err == nil {
+			err = c.move()
+		}
 		if err != nil {
 			return err
 		}
-		for _, d := range c.blobs {
-			if err := os.Rename(filepath.Join(c.dir, d.Encoded()), c.s.blobPath(d)); err != nil {
-				return storeError("store blob", err)
-			}
-		}
-		for _, l := range c.layers {
-			if err := moveLayer(l.from, c.s.layerPath(l.to)); err != nil {
-				return err
-			}
-		}
-		if err := errors.Join(syncFolder(c.s.images("blobs", "sha256")), syncFolder(c.s.layers())); err != nil {
-			return storeError("write the image store to the disk", err)
-		}
 		return c.s.writeIndex(idx)
 	})
+}
+
+// move puts what is staged in its place. No name leads to it yet.
+func (c *change) move() error {
+	for _, d := range c.blobs {
+		if err := os.Rename(filepath.Join(c.dir, d.Encoded()), c.s.blobPath(d)); err != nil {
+			return storeError("store blob", err)
+		}
+	}
+	for _, l := range c.layers {
+		if err := moveLayer(l.from, c.s.layerPath(l.to)); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(syncFolder(c.s.images("blobs", "sha256")), syncFolder(c.s.layers()))
+	return storeError("write the image store to the disk", err)
 }
 
 // moveLayer puts a layer in its place. If it is there already, somebody else was faster; it is the same.

@@ -20,8 +20,8 @@ var (
 	// ErrConflict is an image that is not removed because something needs it.
 	ErrConflict = errors.New("conflict")
 
-	// ErrCorrupt is something in the store that is not what its digest says.
-	ErrCorrupt = errors.New("the store's content is not what its digest says")
+	// ErrCorrupt is something, in the store or on its way there, that is not what its digest says.
+	ErrCorrupt = errors.New("the content is not what its digest says")
 
 	// ErrInstruction is a line of a Dockerfile that changes no image, or not like this.
 	ErrInstruction = errors.New("invalid change")
@@ -34,6 +34,19 @@ func (e *NotFoundError) Error() string { return "no such image: " + e.Ref }
 
 // Is makes it [ErrNotFound].
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
+
+// PlatformError is an image that is not for this machine.
+type PlatformError struct {
+	Want string
+	Has  []string
+}
+
+func (e *PlatformError) Error() string {
+	if len(e.Has) == 0 {
+		return "it is not for " + e.Want
+	}
+	return fmt.Sprintf("it is not for %s, but for %s", e.Want, strings.Join(e.Has, ", "))
+}
 
 // AmbiguousError names the beginning of an id, and the ids that begin with it.
 type AmbiguousError struct {

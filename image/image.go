@@ -41,6 +41,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Image is an image of the store.
@@ -57,6 +59,9 @@ type Image struct {
 
 	// Lost counts what whoever made this image here could not unpack: see rootfs.Unpacked.
 	Lost map[string]int
+
+	// Replaced tells which images had names until this one was received: name → id.
+	Replaced map[string]string
 
 	manifest     ocispec.Manifest
 	manifestSize int64
@@ -95,7 +100,7 @@ type configFileConfig struct {
 
 func (i *Image) parseConfig(data []byte) error {
 	var f configFile
-	if err := json.Unmarshal(data, &f); err != nil {
+	if err := jsonfile.Unmarshal(data, &f); err != nil {
 		return fmt.Errorf("read config: %w", err)
 	}
 	i.Config = f.Image

@@ -164,7 +164,7 @@ func (c *change) addLayer(ctx context.Context, i *Image, r io.Reader) error {
 			return err
 		}
 	}
-	in, err := c.ingest(ctx, r, true, "layer", form, expected{})
+	in, err := c.ingest(ctx, r, reading{keep: true, folder: "layer", form: form})
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (c *change) addLayer(ctx context.Context, i *Image, r io.Reader) error {
 	i.manifest.Layers = append(i.manifest.Layers, in.blob)
 	i.Config.RootFS.DiffIDs = append(i.Config.RootFS.DiffIDs, in.DiffID)
 	ids := i.Chain()
-	c.layers = append(c.layers, stagedLayer{filepath.Join(c.dir, "layer"), ids[len(ids)-1]})
+	c.layers = append(c.layers, &stagedLayer{filepath.Join(c.dir, "layer"), ids[len(ids)-1]})
 	return nil
 }
 

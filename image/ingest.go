@@ -63,14 +63,24 @@ const (
 	freeRatio = 1 << 30 // this much may be all zeros
 )
 
-// ingest reads a layer from r: into the blob <dir>/blob, if that is asked for, and unpacked into <dir>/<folder>/diff.
-func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder string, form unionfs.Form, want expected) (in ingested, err error) {
+// reading is what is to become of a layer that is read.
+type reading struct {
+	keep   bool   // it is stored as a blob
+	folder string // where it is unpacked, below the change's folder; empty: it is only checked
+	form   unionfs.Form
+	want   expected
+}
+
+// ingest reads a layer from r. Several can be read at a time.
+func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingested, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var blob *blobWriter
 	var copyTo io.Writer
-	if keep {
-		if blob, err = newBlobWriter(filepath.Join(c.dir, "blob")); err != nil {
+	name := ""
+	if o.keep {
+		name = filepath.Join(c.dir, fmt.Sprintf("blob-%d", c.number.Add(1)))
+		if blob, err = newBlobWriter(name); err != nil {
 			return in, storeError("write blob", err)
 		}
 		defer func() { err = errors.Join(err, blob.Close()) }()
@@ -81,7 +91,10 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 	if err != nil {
 		return in, err
 	}
-	u, err := c.unpack(ctx, content, folder, form)
+	u := rootfs.Unpacked{Ended: true}
+	if o.folder != "" {
+		u, err = c.unpack(ctx, content, o.folder, o.form)
+	}
 	if err == nil {
 		err = drain(content, raw) // behind the end mark: padding, and what the checksums are of
 	}
@@ -94,26 +107,33 @@ func (c *change) ingest(ctx context.Context, r io.Reader, keep bool, folder stri
 	in.blob = ocispec.Descriptor{MediaType: packing.mediaType, Digest: raw.digest(), Size: raw.size}
 	in.lost = u.Lost
 	in.layerInfo = layerInfo{
-		DiffID: content.digest(), Size: u.Bytes, Entries: u.Files + u.Folders + u.Links, Marks: u.Marks, Opaque: u.Opaque, Form: form,
+		DiffID: content.digest(), Size: u.Bytes, Entries: u.Files + u.Folders + u.Links, Marks: u.Marks, Opaque: u.Opaque, Form: o.form,
 	}
-	if err := want.check(in); err != nil {
+	if err := o.want.check(in); err != nil {
 		return in, err
 	}
-	if !u.Ended && want.diff == "" {
+	if !u.Ended && o.want.diff == "" {
 		return in, fmt.Errorf("the archive has no end mark: it was cut off: %w", io.ErrUnexpectedEOF)
 	}
-	text, err := json.Marshal(in.layerInfo)
+	if o.folder != "" {
+		err = c.writeInfo(o.folder, in.layerInfo)
+	}
+	if err == nil && o.keep {
+		err = blob.finish()
+	}
+	if err == nil && o.keep {
+		err = c.stage(name, in.blob.Digest)
+	}
+	return in, storeError("store layer", err)
+}
+
+// writeInfo writes what says that an unpacked layer is whole.
+func (c *change) writeInfo(folder string, info layerInfo) error {
+	text, err := json.Marshal(info)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(c.dir, folder, layerFile), text, 0o600)
 	}
-	if err == nil && keep {
-		err = blob.finish()
-	}
-	if err == nil && keep {
-		err = os.Rename(filepath.Join(c.dir, "blob"), filepath.Join(c.dir, in.blob.Digest.Encoded()))
-		c.blobs = append(c.blobs, in.blob.Digest)
-	}
-	return in, storeError("store layer", err)
+	return err
 }
 
 func (e expected) check(in ingested) error {
@@ -176,6 +196,16 @@ func packings() []packing {
 		{magic: "\x04\x22\x4d\x18", name: "lz4"},
 		{magic: "PK\x03\x04", name: "zip"},
 	}
+}
+
+// packingOf tells how something is packed that begins like this.
+func packingOf(head []byte) packing {
+	for _, p := range packings() {
+		if bytes.HasPrefix(head, []byte(p.magic)) {
+			return p
+		}
+	}
+	return packing{mediaType: ocispec.MediaTypeImageLayer}
 }
 
 // PackingError is an archive that is packed in a way that no layer is.

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
@@ -67,7 +67,7 @@ func (s *Store) Layers(ctx context.Context, i *Image, d unionfs.Driver) ([]strin
 func (s *Store) layerInfo(chain digest.Digest) (info layerInfo, err error) {
 	data, err := readSmall(s.layerPath(chain, layerFile), maxManifest)
 	if err == nil {
-		err = json.Unmarshal(data, &info)
+		err = jsonfile.Unmarshal(data, &info)
 	}
 	return info, err
 }
@@ -134,7 +134,7 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if err := c.fromBlob(ctx, i.manifest.Layers[n], i.Config.RootFS.DiffIDs[n], form); err != nil {
+	if err := c.fromBlob(ctx, "layer", i.manifest.Layers[n], i.Config.RootFS.DiffIDs[n], form); err != nil {
 		return "", err
 	}
 	if err := unix.Syncfs(int(c.lock.Fd())); err != nil {
@@ -167,17 +167,21 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 	return s.unpackStored(ctx, i, n, d)
 }
 
-// fromBlob unpacks a stored layer into <dir>/layer, and checks both of its digests on the way.
-func (c *change) fromBlob(ctx context.Context, d ocispec.Descriptor, diff digest.Digest, form unionfs.Form) (err error) {
+// fromBlob unpacks a stored layer, or one that this change is going to store, into <dir>/<folder>, and checks both of its
+// digests on the way.
+func (c *change) fromBlob(ctx context.Context, folder string, d ocispec.Descriptor, diff digest.Digest, form unionfs.Form) (err error) {
 	if !isDigest(d.Digest) {
 		return fmt.Errorf("digest %q: %w", d.Digest, ErrCorrupt)
 	}
-	blob, err := os.Open(c.s.blobPath(d.Digest))
+	blob, err := os.Open(filepath.Join(c.dir, d.Digest.Encoded()))
+	if errors.Is(err, fs.ErrNotExist) {
+		blob, err = os.Open(c.s.blobPath(d.Digest))
+	}
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	_, err = c.ingest(ctx, blob, false, "layer", form, expected{blob: d.Digest, diff: diff, size: d.Size})
+	_, err = c.ingest(ctx, blob, reading{folder: folder, form: form, want: expected{blob: d.Digest, diff: diff, size: d.Size}})
 	return err
 }
 

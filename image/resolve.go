@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Resolve finds an image by what people call it: a name, a name with a digest, an id, or the beginning of an id that no
@@ -137,7 +138,7 @@ func (s *Store) loadManifest(d ocispec.Descriptor) (m ocispec.Manifest, at ocisp
 			return m, at, err
 		}
 		var list ocispec.Index
-		if err := json.Unmarshal(data, &list); err != nil {
+		if err := jsonfile.Unmarshal(data, &list); err != nil {
 			return m, at, fmt.Errorf("read index %s: %w", d.Digest, err)
 		}
 		i := slices.IndexFunc(list.Manifests, func(d ocispec.Descriptor) bool {
@@ -152,7 +153,7 @@ func (s *Store) loadManifest(d ocispec.Descriptor) (m ocispec.Manifest, at ocisp
 	if err != nil {
 		return m, at, err
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := jsonfile.Unmarshal(data, &m); err != nil {
 		return m, at, fmt.Errorf("read manifest %s: %w", d.Digest, err)
 	}
 	if !isDigest(m.Config.Digest) {

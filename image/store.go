@@ -14,6 +14,8 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Store is a folder with images.
@@ -171,7 +173,7 @@ func (s *Store) loadIndex() (*ocispec.Index, error) {
 		return idx, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, idx)
+		err = jsonfile.Unmarshal(data, idx)
 	}
 	if err != nil {
 		return nil, storeError("read the index of the image store", err)

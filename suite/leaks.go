@@ -95,11 +95,10 @@ func mountsMentioning(dir string) ([]string, error) {
 // awaitNoProcesses returns the processes that this run root's nslab has started and that are still there after a moment:
 // the kernel takes some time to end what it was told to end.
 func awaitNoProcesses(runRoot string) (pids []int) {
-	for range 200 {
+	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(10 * time.Millisecond) { // a leak stays longer
 		if pids = processesOf(runRoot + "\x00"); len(pids) == 0 {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	return pids
 }

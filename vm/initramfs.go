@@ -104,7 +104,8 @@ func (c *content) programs(ctx context.Context) error {
 		present = append(present, p)
 	}
 	wanted := rootfs.Wanted{Programs: present}
-	for _, f := range []string{"/usr/lib/locale/C.utf8", "/etc/mke2fs.conf"} {
+	// os-release, since every distribution has it: `nslab image bootstrap` puts it into its image, and scenarios remove it.
+	for _, f := range []string{"/usr/lib/locale/C.utf8", "/etc/mke2fs.conf", "/etc/os-release"} {
 		if _, err := os.Stat(f); err == nil {
 			wanted.Files = append(wanted.Files, f)
 		}

@@ -20,6 +20,9 @@ type kernel struct {
 	modules string // the folder lib/modules/RELEASE
 }
 
+// debianKernel names the kernel that comes with the distribution.
+const debianKernel = "debian"
+
 // kernelNames spells out "all": what apt offers of Debian's cloud kernels, one of each version.
 func kernelNames(ctx context.Context, names []string) ([]string, error) {
 	if !slices.Contains(names, "all") {
@@ -76,7 +79,7 @@ func findKernel(ctx context.Context, cache, name string) (*kernel, error) {
 // packageFor spells out a version.
 func packageFor(name string) string {
 	switch {
-	case name == "":
+	case name == debianKernel:
 		return "linux-image-cloud-" + runtime.GOARCH
 	case strings.HasPrefix(name, "linux-image-"):
 		return name

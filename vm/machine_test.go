@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 	if err != nil || !slices.Equal(o.modes, []string{"v1", "hybrid"}) || !slices.Equal(o.patterns, []string{"*_steps", "01"}) {
 		t.Errorf("parse() = %+v, %v", o, err)
 	}
-	for _, args := range []string{"--mode v3", "--accel xen", "--break dance", "--memory 10", "--cpus 0", "--silence 0s", "--total -1s", "--nonsense"} {
+	for _, args := range []string{"--mode v3", "--mode=", "--kernel=", "--accel xen", "--break dance", "--memory 10", "--cpus 0", "--silence 0s", "--total -1s", "--nonsense"} {
 		if _, err := parse(strings.Fields(args)); err == nil {
 			t.Errorf("parse(%s) accepts it", args)
 		}
@@ -45,7 +45,7 @@ func TestHierarchies(t *testing.T) {
 
 func TestPackages(t *testing.T) {
 	for name, want := range map[string]string{
-		"": "linux-image-cloud-" + runtime.GOARCH, "6.12": "linux-image-6.12-cloud-" + runtime.GOARCH,
+		"debian": "linux-image-cloud-" + runtime.GOARCH, "6.12": "linux-image-6.12-cloud-" + runtime.GOARCH,
 		"linux-image-rt-amd64": "linux-image-rt-amd64",
 	} {
 		if got := packageFor(name); got != want {

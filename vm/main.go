@@ -44,6 +44,7 @@ type options struct {
 	memory, cpus   int
 	silence, total time.Duration
 	breakage       string
+	junit          string
 	patterns       []string
 }
 
@@ -84,7 +85,7 @@ func parse(args []string) (*options, error) {
 	f := pflag.NewFlagSet("vm", pflag.ContinueOnError)
 	f.SortFlags = false
 	f.StringSliceVar(&o.modes, "mode", modes, "control groups: v2, v1, hybrid")
-	f.StringSliceVar(&o.kernels, "kernel", []string{""}, "a version (6.12), a package, a folder with boot and lib/modules, or all (default Debian's own)")
+	f.StringSliceVar(&o.kernels, "kernel", []string{debianKernel}, "debian (its own), a version (6.12), a package, a folder with boot and lib/modules, or all")
 	f.StringVar(&o.nslab, "nslab", "bin/nslab", "the program under test, a static one")
 	f.StringVar(&o.cache, "cache", ".cache/vm", "folder for kernels and logs")
 	f.StringVar(&o.accel, "accel", "auto", "kvm, tcg (emulation), or auto: kvm if it works")
@@ -92,6 +93,7 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.cpus, "cpus", 2, "of the machine")
 	f.DurationVar(&o.silence, "silence", 5*time.Minute, "a guest that says nothing for so long hangs")
 	f.DurationVar(&o.total, "total", time.Hour, "a guest may take so long in all")
+	f.StringVar(&o.junit, "junit", "", "write the results to this file, too, as JUnit has them")
 	f.StringVar(&o.breakage, "break", "", "make the guest misbehave: panic, hang, disk or end")
 	f.MarkHidden("break")
 	f.Usage = func() {
@@ -101,6 +103,9 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	o.patterns = f.Args()
+	if len(o.modes) == 0 || len(o.kernels) == 0 { // --mode "": a run of nothing must not pass
+		return nil, errors.New("no mode or no kernel is named")
+	}
 	for _, m := range o.modes {
 		if !slices.Contains(modes, m) {
 			return nil, &hinted{fmt.Errorf("no mode is called %q", m), strings.Join(modes, ", ")}
@@ -133,7 +138,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	passed := true
+	var all []*Outcome
 	for _, name := range kernels {
 		k, err := findKernel(ctx, o.cache, name)
 		if err != nil {
@@ -142,38 +147,42 @@ func run(args []string) error {
 		if o.accel, err = accelerator(ctx, o.accel, k); err != nil {
 			return err
 		}
-		ok, err := eachMode(ctx, o, k, expected)
+		outcomes, err := eachMode(ctx, o, k, expected)
 		if err != nil {
 			return err
 		}
-		passed = passed && ok
+		all = append(all, outcomes...)
 	}
-	if !passed {
+	if o.junit != "" {
+		if err := writeJUnit(o.junit, all); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(all, func(out *Outcome) bool { return !out.Passed() }) {
 		return errFailed
 	}
 	return nil
 }
 
 // eachMode boots a kernel with each kind of control groups.
-func eachMode(ctx context.Context, o *options, k *kernel, expected []string) (passed bool, err error) {
+func eachMode(ctx context.Context, o *options, k *kernel, expected []string) (all []*Outcome, err error) {
 	root, err := collect(ctx, o, k)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	passed = true
 	for _, mode := range o.modes {
 		out, err := boot(ctx, o, k, mode, root)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if ctx.Err() != nil {
-			return false, errors.New("interrupted; the machine is ended")
+			return nil, errors.New("interrupted; the machine is ended")
 		}
 		out.Expected = expected
 		fmt.Print(out.Report())
-		passed = passed && out.Passed()
+		all = append(all, out)
 	}
-	return passed, nil
+	return all, nil
 }
 
 // logFile makes the file that keeps all that a machine says.

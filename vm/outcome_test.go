@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +125,27 @@ func TestIndentShowsWhatFailed(t *testing.T) {
 	}
 	if n := strings.Count(got, "\n"); n != 14 {
 		t.Errorf("%d lines; want 14", n)
+	}
+}
+
+// In JUnit's form, too, a machine that did not pass shows a failure, whatever its scenarios say.
+func TestJUnit(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "junit.xml")
+	good := stream(booted + pid + mount + both + ended)
+	panicked := stream(booted + pid + "!Kernel panic - not syncing: sysrq triggered crash")
+	if err := writeJUnit(file, []*Outcome{good, panicked}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`<testsuite name="vm v2, Linux 6.1.0" tests="3" failures="0"`, `<testsuite name="vm v2, Linux 6.1.0" tests="3" failures="2"`,
+		`<failure message="never came to a result"`, "the kernel panicked, after pid_steps: sysrq triggered crash",
+	} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("%s is not in\n%s", want, data)
+		}
 	}
 }

@@ -18,8 +18,8 @@ import (
 
 func newImageCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "image", "Make and manage images",
-		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLsCmd, newImagePruneCmd,
-		newImageRmCmd, newImageTagCmd,
+		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd, newImageLsCmd,
+		newImagePruneCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
 	)
 }
 

@@ -77,11 +77,11 @@ type Relay struct {
 
 // Report is what a monitor says to the one who started it.
 type Report struct {
-	Record  *trace.Record        `json:",omitempty"`
-	Warning string               `json:",omitempty"`
-	Born    int                  `json:",omitempty"` // the init, which has its namespaces
-	Started *Started             `json:",omitempty"` // the program runs
-	Error   *container.InitError `json:",omitempty"` // or does not, and nothing is left of it
+	Record  *trace.Record
+	Warning string
+	Born    int                  // the init, which has its namespaces
+	Started *Started             // the program runs
+	Error   *container.InitError // or does not, and nothing is left of it
 }
 
 // Started says what runs.

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/logs"
@@ -21,6 +21,7 @@ import (
 	"github.com/nslab/nslab/engine/resolver"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/wire"
 )
 
 // init takes over a process that is to be a monitor, before the packages are initialised that it has nothing to do with (Go
@@ -67,9 +68,8 @@ func monitorMain() {
 	// Executed by a descriptor, it would be known to ps and top by the number of that. No harm if it is refused.
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
-	in := json.NewDecoder(m.reports)
 	var outline Outline
-	if err := in.Decode(&outline); err != nil {
+	if err := wire.Read(m.reports, &outline); err != nil {
 		os.Exit(1) // whoever started us is gone
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -85,7 +85,7 @@ func monitorMain() {
 		err = m.networks(ctx, &outline)
 	}
 	if err == nil {
-		if err = in.Decode(&m.Job); err != nil {
+		if err = wire.Read(m.reports, &m.Job); err != nil {
 			err = errors.Join(errUnwanted, m.c.Abort(ctx))
 		}
 	}
@@ -115,10 +115,7 @@ func (m *monitor) listen(cancel context.CancelCauseFunc) {
 }
 
 func (m *monitor) report(r Report) {
-	data, err := json.Marshal(r)
-	if err == nil {
-		m.reports.Write(append(data, '\n'))
-	}
+	wire.Write(m.reports, &r) // who is gone hears nothing
 }
 
 // start makes the container and starts its program.
@@ -245,7 +242,7 @@ func exitCode(s syscall.WaitStatus) int {
 // write replaces a small file as a whole. Where there is no room for it, the container is not to suffer: whoever looks for
 // the file then finds none, and says that nobody knows.
 func (m *monitor) write(name string, v any, durable bool) {
-	data, err := json.Marshal(v)
+	data, err := jsonfile.Marshal(v)
 	if err != nil {
 		return
 	}

@@ -137,6 +137,9 @@ func (c *Container) Complete(ctx context.Context, cfg Config) (err error) {
 	if err := c.setUp(ctx, &cfg); err != nil {
 		return err
 	}
+	if err := c.limitPids(ctx, cfg.Spec); err != nil {
+		return err
+	}
 	// From here on the container is somebody's: its number is on disk, so it need not die with us any more.
 	c.Phase = PhaseCreated
 	return c.save()
@@ -167,7 +170,11 @@ func (c *Container) limit(ctx context.Context, spec *specs.Spec) error {
 	if c.Group == nil || spec.Linux.Resources == nil {
 		return nil
 	}
-	if err := c.Group.Set(ctx, spec.Linux.Resources); err != nil {
+	now := *spec.Linux.Resources
+	if c.Group.Version("pids") == 2 {
+		now.Pids = nil
+	}
+	if err := c.Group.Set(ctx, &now); err != nil {
 		return err
 	}
 	if c.Group.Dir("devices") == "" || len(spec.Linux.Resources.Devices) == 0 {
@@ -178,6 +185,16 @@ func (c *Container) limit(ctx context.Context, spec *specs.Spec) error {
 		return nil // nobody needs the list there: a user namespace can make no device, and opens none on a mount of its own
 	}
 	return err
+}
+
+// limitPids sets the one limit that can wait, and has to on v2: there a process is in a group with all its threads, and Go's
+// runtime, which could not start another, would end the init. It is ready now, and the program will be its only thread. On v1
+// nothing but the thread that becomes the program ever enters the group.
+func (c *Container) limitPids(ctx context.Context, spec *specs.Spec) error {
+	if c.Group == nil || spec.Linux.Resources == nil || c.Group.Version("pids") != 2 {
+		return nil
+	}
+	return c.Group.Set(ctx, &specs.LinuxResources{Pids: spec.Linux.Resources.Pids})
 }
 
 // launch clones the init into its namespaces.

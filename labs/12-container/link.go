@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,33 +12,34 @@ import (
 
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/wire"
 )
 
-// How the two halves talk: over a socket, one JSON object after the other. It is O_CLOEXEC on both sides, so its end is a
-// message, too. For the init it means that its maker is gone: it ends. For the maker it means, after the last order, that
-// execve has happened.
+// How the two halves talk: over a socket, one message of package wire after the other. It is O_CLOEXEC on both sides, so its
+// end is a message, too. For the init it means that its maker is gone: it ends. For the maker it means, after the last order,
+// that execve has happened.
 
 // linkFD is the init's end.
 const linkFD = 3
 
 // order is what the init is told. The first has everything, each later one means "go on".
 type order struct {
-	Config    *Config        `json:"config,omitempty"`
-	Group     *cgroups.Group `json:"group,omitempty"`     // whose v1 folders the init enters by itself
-	Clone     uintptr        `json:"clone,omitempty"`     // the namespaces it was born in
-	NewCgroup bool           `json:"newCgroup,omitempty"` // it makes a cgroup namespace of its own, once it is in its group
-	Hooks     bool           `json:"hooks,omitempty"`     // it stops for the hooks that run before pivot_root
-	Traced    bool           `json:"traced,omitempty"`    // somebody wants to hear of its calls
+	Config    *Config
+	Group     *cgroups.Group // whose v1 folders the init enters by itself
+	Clone     uintptr        // the namespaces it was born in
+	NewCgroup bool           // it makes a cgroup namespace of its own, once it is in its group
+	Hooks     bool           // it stops for the hooks that run before pivot_root
+	Traced    bool           // somebody wants to hear of its calls
 }
 
 // message is what the init says.
 type message struct {
-	Record  *trace.Record `json:"record,omitempty"`
-	Error   *InitError    `json:"error,omitempty"`
-	Hooks   bool          `json:"hooks,omitempty"` // now is the time for the hooks
-	Union   bool          `json:"union,omitempty"` // now is the time to mount the layers, from outside
-	Warning string        `json:"warning,omitempty"`
-	Ready   bool          `json:"ready,omitempty"` // all is arranged but the last step
+	Record  *trace.Record
+	Error   *InitError
+	Hooks   bool // now is the time for the hooks
+	Union   bool // now is the time to mount the layers, from outside
+	Warning string
+	Ready   bool // all is arranged but the last step
 
 	console *os.File // comes beside a Ready
 }
@@ -50,7 +50,6 @@ var errGone = errors.New("the other side is gone")
 // link is one end.
 type link struct {
 	f     *os.File
-	in    *json.Decoder
 	files []*os.File // received, not yet claimed
 }
 
@@ -64,12 +63,10 @@ func newLink() (*link, *os.File, error) {
 }
 
 func openLink(fd int) *link {
-	l := &link{f: os.NewFile(uintptr(fd), "link")}
-	l.in = json.NewDecoder(l)
-	return l
+	return &link{f: os.NewFile(uintptr(fd), "link")}
 }
 
-// Read is for the decoder. A descriptor that comes beside the bytes is kept.
+// Read is for package wire. A descriptor that comes beside the bytes is kept.
 func (l *link) Read(p []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(3*4))
 	for {
@@ -103,9 +100,9 @@ func (l *link) keep(oob []byte) error {
 	return nil
 }
 
-// send writes one object, and the descriptors of files beside it where there are any.
+// send writes one message, and the descriptors of files beside it where there are any.
 func (l *link) send(v any, files ...*os.File) error {
-	data, err := json.Marshal(v)
+	data, err := wire.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("12-container: write to the other side: %w", err)
 	}
@@ -147,7 +144,7 @@ func (l *link) receive(ctx context.Context) (m message, err error) {
 }
 
 func (l *link) decode(v any) error {
-	err := l.in.Decode(v)
+	err := wire.Read(l, v)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
 		return errGone
 	}

@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	"github.com/nslab/nslab/trace"
 )
@@ -61,7 +61,7 @@ func (s *State) save() error {
 	if s.Group != nil && s.Things == nil {
 		s.Things = s.Group.Things()
 	}
-	data, err := json.Marshal(s)
+	data, err := jsonfile.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("12-container: save state: %w", err)
 	}
@@ -82,7 +82,7 @@ func Load(dir string) (*State, error) {
 		return nil, fmt.Errorf("12-container: load state: %w", err)
 	}
 	s := &State{Dir: dir}
-	if err := json.Unmarshal(data, s); err != nil {
+	if err := jsonfile.Unmarshal(data, s); err != nil {
 		return nil, fmt.Errorf("12-container: load state %s: %w", filepath.Join(dir, stateFile), err)
 	}
 	return s, nil

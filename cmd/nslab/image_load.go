@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/nslab/nslab/image"
+)
+
+func newImageLoadCmd(g *globals) *cobra.Command {
+	var input string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "load [OPTIONS]",
+		Short: "Load images from an archive",
+		Long: `Load all images of an archive, from a file, a folder or standard input: what
+'docker save', 'podman save', skopeo, buildah or 'nslab image save' have
+written, in Docker's form or as an OCI layout, packed with gzip or zstd or not.
+A name that another image has here goes to the one that is loaded.`,
+		Example: `  nslab image load -i busybox.tar
+  docker save busybox | nslab image load
+  ssh host docker save app | nslab image load -q`,
+		DisableFlagsInUseLine: true,
+		Args:                  needArgs(0, 0),
+		ValidArgsFunction:     cobra.NoFileCompletions,
+		RunE: func(_ *cobra.Command, _ []string) error {
+			return imageError(loadImages(g, input, quiet || !term.IsTerminal(1)))
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&input, "input", "i", "", "Read from a file or folder, instead of STDIN")
+	flags.BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")
+	return cmd
+}
+
+func loadImages(g *globals, from string, quiet bool) error {
+	s, err := g.images()
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible()
+	defer stop()
+	in, err := openImages(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	var tell func(image.Progress)
+	if !quiet {
+		p := newProgress(os.Stdout, map[image.State]string{
+			image.Exists: "Already exists", image.Reading: "Loading layer", image.Unpacks: "Unpacking", image.Whole: "Loaded layer",
+		})
+		defer p.close()
+		tell = p.tell
+	}
+	list, err := s.Load(ctx, in, tell)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	if err != nil {
+		return fmt.Errorf("load %s: %w", inputName(from), err)
+	}
+	for _, i := range list {
+		warnLost(i)
+		for _, name := range slices.Sorted(maps.Keys(i.Replaced)) {
+			fmt.Printf("The image %s already exists, renaming the old one with ID %s to empty string\n", name, i.Replaced[name])
+		}
+		for _, name := range i.Names {
+			fmt.Println("Loaded image:", name)
+		}
+		if len(i.Names) == 0 {
+			fmt.Println("Loaded image ID:", i.ID)
+		}
+	}
+	return nil
+}
+
+func inputName(name string) string {
+	if name == "" {
+		return "-"
+	}
+	return name
+}
+
+// openImages opens an archive of images, or a folder.
+func openImages(name string) (io.ReadCloser, error) {
+	if name != "" {
+		return os.Open(name)
+	}
+	if term.IsTerminal(0) {
+		return nil, &statusError{exitFailed, errors.New("requested load from stdin, but stdin is empty"), "name a file with -i, or send one through a pipe"}
+	}
+	return os.Stdin, nil
+}
