@@ -124,7 +124,7 @@ func (e *Engine) alive(id string) bool {
 // is left.
 func (c *Container) takeNetworks(ctx context.Context, said func(string)) (err error) {
 	if !c.bridged() {
-		return nil
+		return c.noteSharing(ctx)
 	}
 	if err := c.dropNetworks(ctx); err != nil { // of a run that nobody has ended
 		return err
@@ -295,4 +295,43 @@ func (k *connection) resolver() bool { return k != nil && k.sandbox.Resolver }
 func (e *Engine) initAlive(dir string) bool {
 	s, err := container.Load(dir)
 	return err == nil && s.Alive()
+}
+
+// renameOnNetworks lets the others on the container's networks find it by its new name.
+func (c *Container) renameOnNetworks(from, to string) error {
+	b := c.Sandbox()
+	if b == nil {
+		return nil
+	}
+	var errs []error
+	for _, e := range b.Endpoints {
+		if len(e.Names) == 0 {
+			continue
+		}
+		errs = append(errs, c.engine.networks.ForgetNames(b, e))
+		for i, name := range e.Names {
+			if name == from {
+				e.Names[i] = to
+			}
+		}
+		errs = append(errs, c.engine.networks.Announce(b, e))
+	}
+	return errors.Join(append(errs, b.Save(c.RunDir()))...)
+}
+
+// noteSharing tells the container whose network namespace this one is about to share that somebody keeps it alive.
+func (c *Container) noteSharing(ctx context.Context) error {
+	other, shared := strings.CutPrefix(c.HostConfig.NetworkMode, "container:")
+	if !shared {
+		return nil
+	}
+	donor, err := c.engine.Get(ctx, other)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(donor.RunDir(), network.SharedPrefix+c.ID)
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		return fmt.Errorf("note who shares the network of container %s: %w", other, pathCause(err))
+	}
+	return nil
 }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,8 +114,7 @@ type GraphDriver struct {
 	Name string
 }
 
-// NetworkSettings is how the container is connected. Those that nslab has now, none, host and another container's, have no
-// addresses of their own.
+// NetworkSettings is how the container is connected. Its fields of an [Endpoint] are those in the default bridge.
 type NetworkSettings struct {
 	Bridge                 string
 	SandboxID              string
@@ -248,17 +246,6 @@ func mountDetails(m volumes.Mount) MountDetails {
 
 // defaultShm is the size of /dev/shm where nothing is said.
 const defaultShm = 64 << 20
-
-func (c *Container) networkSettings() NetworkSettings {
-	n := NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]NetworkEndpoint{}}
-	if c.State.Running {
-		n.SandboxKey = fmt.Sprintf("/proc/%d/ns/net", c.State.Pid)
-	}
-	if mode := c.HostConfig.NetworkMode; !strings.HasPrefix(mode, "container:") {
-		n.Networks[mode] = NetworkEndpoint{}
-	}
-	return n
-}
 
 // orEmpty makes of no list an empty one, which in JSON is [] and not null.
 func orEmpty[T any](list []T) []T {

@@ -85,6 +85,7 @@ var commands = []func(*globals) *cobra.Command{
 	newContainerCmd,
 	newImageCmd,
 	newVolumeCmd,
+	newNetworkCmd,
 	newSystemCmd,
 	newSetnsCmd,
 	newTestCmd,

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	stage "github.com/nslab/nslab/labs/09-network"
 )
 
 // Leases. All that gives addresses out is done under the shared lock of the store, all that takes them from the dead under the
@@ -140,17 +142,18 @@ func (s *Store) Release(networkID string, a netip.Addr, id string) error {
 }
 
 // Sweep removes what dead containers have in a network, and returns their ids.
-func (s *Store) Sweep(networkID string) (dead []string, err error) {
+func (s *Store) Sweep(ctx context.Context, networkID string) (dead []string, err error) {
 	lock, err := s.lock(unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	return s.sweep(networkID)
+	return s.sweep(ctx, networkID)
 }
 
-// sweep is Sweep for one who has the lock.
-func (s *Store) sweep(networkID string) (dead []string, err error) {
+// sweep is Sweep for one who has the lock. A link may have outlived its container, in a namespace that another one shares: it goes
+// before its address can be another's.
+func (s *Store) sweep(ctx context.Context, networkID string) (dead []string, err error) {
 	living := map[string]bool{}
 	alive := func(id string) bool {
 		yes, known := living[id]
@@ -175,9 +178,16 @@ func (s *Store) sweep(networkID string) (dead []string, err error) {
 					continue
 				}
 			}
-			if !alive(id) {
-				os.Remove(name)
+			if alive(id) {
+				continue
 			}
+			if !isName {
+				link := stage.Endpoint{Name: s.kernel.link(networkID, id), Owner: s.kernel.owner(id)}
+				if err := link.Detach(ctx); err != nil {
+					return dead, err
+				}
+			}
+			os.Remove(name)
 		}
 	}
 	return dead, nil
@@ -209,7 +219,7 @@ func (s *Store) Connect(ctx context.Context, name, id string, want4, want6 netip
 			err = s.makeDefault(ctx)
 		case errors.Is(err, errStale) && !swept:
 			swept = true
-			_, err = s.Sweep(n.ID)
+			_, err = s.Sweep(ctx, n.ID)
 		case errors.Is(err, errStale):
 			return n, a4, a6, unstale(err)
 		default:

@@ -80,7 +80,7 @@ func (s *Store) Reap(ctx context.Context) (removed []string, err error) {
 		if !d.IsDir() {
 			continue
 		}
-		_, err := s.Sweep(d.Name())
+		_, err := s.Sweep(ctx, d.Name())
 		errs = append(errs, err)
 	}
 	links, err := s.reapLinks(ctx)
@@ -190,4 +190,18 @@ func (s *Store) putForwardingBack(ctx context.Context, v6 bool) (bool, error) {
 		return false, err
 	}
 	return true, os.Remove(name)
+}
+
+// Diagnose tells what of the host keeps packets from containers, with what to do about it. It makes no difference to what is
+// done: the host's own rules are the host's.
+func (s *Store) Diagnose(ctx context.Context, said func(string)) {
+	list, err := stage.Obstacles(ctx)
+	if err != nil || said == nil {
+		return
+	}
+	for _, c := range list {
+		if !c.OK {
+			said(fmt.Sprintf("containers may not reach the world: not so: %s (%s); remedy: %s", c.What, c.Detail, c.Remedy))
+		}
+	}
 }

@@ -294,7 +294,7 @@ func (s *Store) remove(ctx context.Context, n *Network) error {
 	if now.ID != n.ID {
 		return &NotFoundError{n.Name} // another one has its name
 	}
-	if _, err := s.sweep(n.ID); err != nil {
+	if _, err := s.sweep(ctx, n.ID); err != nil {
 		return err
 	}
 	users, err := s.Users(n)
