@@ -49,12 +49,25 @@ func (b Bridge) Make(ctx context.Context) (err error) {
 	if err := b.harden(ctx); err != nil {
 		return err
 	}
-	for _, p := range b.Addresses {
+	addresses := b.Addresses
+	if b.v6() {
+		// To look for a neighbour the kernel speaks from the link-local address, and stays silent while there is none. The one that
+		// it makes itself is ready some time after the first container is: nobody would be reached in between.
+		addresses = append(slices.Clone(addresses), netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1}), 64))
+	}
+	for _, p := range addresses {
 		if err := address(ctx, h, link, p); err != nil {
 			return err
 		}
 	}
-	return up(ctx, h, link)
+	if err := listening(ctx, b.Name, addresses); err != nil {
+		return err
+	}
+	return up(ctx, h, link) // the last step: a bridge of ours that is up is whole
+}
+
+func (b Bridge) v6() bool {
+	return slices.ContainsFunc(b.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 func (b Bridge) create(ctx context.Context, h *netlink.Handle) (netlink.Link, error) {
@@ -92,7 +105,7 @@ func (b Bridge) harden(ctx context.Context) error {
 		return err
 	}
 	off := "1" // no IPv6 on a network that was not asked to have it, not even link-local addresses
-	if slices.ContainsFunc(b.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+	if b.v6() {
 		off = "0"
 	}
 	return sysctl6(ctx, "conf/"+b.Name+"/disable_ipv6", off)

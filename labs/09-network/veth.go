@@ -46,16 +46,27 @@ func (e Endpoint) Attach(ctx context.Context, ns *Namespace) (err error) {
 	if err := setAlias(ctx, h, link, e.Owner); err != nil {
 		return err
 	}
+	devices := []string{e.Name}
 	if e.Bridge != "" {
 		if err := plug(ctx, h, link, e.Bridge); err != nil {
 			return err
 		}
+		devices = append(devices, e.Bridge)
 	}
-	// The end inside is made ready before this one is up: no frame arrives at a device that is half arranged.
+	// A wire carries as soon as both ends are up. The one inside comes last, so that no frame arrives at a device that is only
+	// half arranged.
+	if err := up(ctx, h, link); err != nil {
+		return err
+	}
 	if err := ns.Do(ctx, e.arrange); err != nil {
 		return err
 	}
-	return up(ctx, h, link)
+	for _, name := range devices {
+		if err := operational(ctx, h, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pair makes both ends. The other one is born inside the namespace, under its final name: to make it here and to move it there
@@ -165,7 +176,7 @@ func (e Endpoint) arrange(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return listening(ctx, e.Inside, e.Addresses)
 }
 
 // quiet keeps the kernel from giving the device addresses and routes of its own accord, before it is up.
