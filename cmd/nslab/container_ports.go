@@ -69,7 +69,9 @@ func portsColumn(c *engine.Container) string {
 		}
 		runs = append(runs, p)
 	}
-	slices.SortStableFunc(runs, func(a, b portRun) int { return cmp.Or(cmp.Compare(a.container, b.container), cmp.Compare(a.proto, b.proto)) })
+	slices.SortStableFunc(runs, func(a, b portRun) int {
+		return cmp.Or(cmp.Compare(a.container, b.container), cmp.Compare(a.proto, b.proto))
+	})
 	var words []string
 	for _, r := range runs {
 		words = append(words, r.String())

@@ -76,14 +76,16 @@ func (r *networkRow) ID() string {
 	return r.n.ID
 }
 
-func (r *networkRow) Name() string      { return r.n.Name }
-func (r *networkRow) Driver() string    { return r.n.Driver }
-func (r *networkRow) Scope() string     { return "local" }
-func (r *networkRow) CreatedAt() string { return r.n.Created.UTC().Format("2006-01-02 15:04:05.999999999 -0700 MST") }
-func (r *networkRow) Labels() string    { return format.Labels(r.n.Labels) }
-func (r *networkRow) IPv4() string      { return yesNo(r.n.Pool4() != nil) }
-func (r *networkRow) IPv6() string      { return yesNo(r.n.EnableIPv6) }
-func (r *networkRow) Internal() string  { return yesNo(r.n.Internal) }
+func (r *networkRow) Name() string   { return r.n.Name }
+func (r *networkRow) Driver() string { return r.n.Driver }
+func (r *networkRow) Scope() string  { return "local" }
+func (r *networkRow) CreatedAt() string {
+	return r.n.Created.UTC().Format("2006-01-02 15:04:05.999999999 -0700 MST")
+}
+func (r *networkRow) Labels() string   { return format.Labels(r.n.Labels) }
+func (r *networkRow) IPv4() string     { return yesNo(r.n.Pool4() != nil) }
+func (r *networkRow) IPv6() string     { return yesNo(r.n.EnableIPv6) }
+func (r *networkRow) Internal() string { return yesNo(r.n.Internal) }
 
 // Label is one label.
 func (r *networkRow) Label(name string) string { return r.n.Labels[name] }

@@ -51,6 +51,9 @@ func newNetworkDetails(e *engine.Engine, n *network.Network) (*networkDetails, e
 		IPAM:    ipamDetails{Driver: "default", Config: []poolDetails{}},
 		Options: n.Options, Labels: n.Labels,
 	}
+	if n.UserDefined() {
+		d.IPAM.Options = map[string]string{}
+	}
 	for _, p := range n.Pools {
 		x := poolDetails{Subnet: p.Subnet.String(), Gateway: p.Gateway.String(), AuxiliaryAddresses: p.Aux}
 		if p.Range.IsValid() {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -256,6 +257,11 @@ func (s *Store) forward(ctx context.Context, n *Network, said func(string)) erro
 		if on {
 			continue
 		}
+		if family.v6 {
+			if err := mayRoute6(ctx, n); err != nil {
+				return err
+			}
+		}
 		if err := os.MkdirAll(s.runDir, 0o700); err != nil {
 			return fmt.Errorf("note that %s is off: %w", family.name, cause(err))
 		}
@@ -270,6 +276,17 @@ func (s *Store) forward(ctx context.Context, n *Network, said func(string)) erro
 		}
 	}
 	return nil
+}
+
+// mayRoute6 refuses to cut the host off: one that passes IPv6 packets on is a router, and a router does not believe other
+// routers' advertisements, by which this one may have got its way to the world. See accept_ra in ip-sysctl.rst.
+func mayRoute6(ctx context.Context, n *Network) error {
+	devices, err := stage.RouterAdvertised(ctx)
+	if err != nil || len(devices) == 0 {
+		return err
+	}
+	return &Error{Network: n.Name, What: "turn IPv6 forwarding on", Err: fmt.Errorf("this host would lose its way to the world by %s", strings.Join(devices, ", ")),
+		Hint: fmt.Sprintf("sysctl -w net.ipv6.conf.%s.accept_ra=2", devices[0])}
 }
 
 func (s *Store) forwarding(v6 bool) string {

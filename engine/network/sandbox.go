@@ -163,22 +163,20 @@ func (s *Store) AddressesOf(networkID, name string) (list []netip.Addr) {
 	return list
 }
 
-// NameOf is the name of the container that has an address, if it has one that it has announced; of several the longest that is no
-// id, which is hardly ever the wrong one.
-func (s *Store) NameOf(networkID string, a netip.Addr) (name string) {
-	for _, link := range s.announced(networkID) {
-		text, _ := os.Readlink(filepath.Join(s.names(networkID), link))
-		n, id, _ := strings.Cut(link, "@")
-		if strings.HasPrefix(id, n) && name != "" {
-			continue
-		}
-		for x := range strings.SplitSeq(text, ",") {
-			if x == a.String() && (name == "" || strings.HasPrefix(id, name)) {
-				name = n
-			}
-		}
+// NameOf is the name of the container that has an address in a network; empty if none has.
+func (s *Store) NameOf(networkID string, a netip.Addr) string {
+	id, err := os.Readlink(filepath.Join(s.leases(networkID), a.String()))
+	if err != nil {
+		return ""
 	}
-	return name
+	b, err := LoadSandbox(s.containerDir(id))
+	if err != nil || b == nil {
+		return ""
+	}
+	if e := b.Endpoint(networkID); e != nil && len(e.Names) > 0 {
+		return e.Names[0]
+	}
+	return ""
 }
 
 // announced are the links of the living.
