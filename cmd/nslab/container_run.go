@@ -110,7 +110,7 @@ func createContainer(ctx context.Context, g *globals, r *request, start *engine.
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Run: start})
+	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Networks: r.Nets, Run: start})
 	if err == nil {
 		if err = cid.write(c.ID); err != nil {
 			err = errors.Join(err, c.Discard(context.WithoutCancel(ctx)), c.Close())
