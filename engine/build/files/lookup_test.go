@@ -96,12 +96,14 @@ func dotsIn(dir string) (is bool) {
 func TestSwap(t *testing.T) {
 	context, host, image := t.TempDir(), t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(host+"/secret", []byte("the host's"), 0o600))
-	must(t, os.MkdirAll(context+"/s/d", 0o755))
+	must(t, os.MkdirAll(context+"/s/d/e", 0o755))
+	must(t, os.WriteFile(context+"/s/d/e/deep", []byte("the context's"), 0o644))
+	must(t, os.Mkdir(host+"/e", 0o755))
 	must(t, os.WriteFile(context+"/s/d/secret", []byte("the context's"), 0o644))
 	must(t, os.WriteFile(context+"/s/file", []byte("the context's"), 0o644))
 	must(t, os.Symlink(host, context+"/link"))
 	must(t, os.Symlink(host+"/secret", context+"/filelink"))
-	must(t, os.MkdirAll(image+"/to/d", 0o755))
+	must(t, os.MkdirAll(image+"/to/d/e", 0o755))
 	must(t, os.Symlink(host, image+"/link"))
 
 	var stop atomic.Bool
@@ -121,7 +123,7 @@ func TestSwap(t *testing.T) {
 	root, err := NewRoot(t.Context(), openTree(t, context))
 	must(t, err)
 	defer root.Close()
-	for range 400 {
+	for range 200 {
 		out := t.TempDir()
 		for _, to := range []string{out, image} {
 			for _, source := range []string{"s", "s/d", "s/file"} {
@@ -139,8 +141,11 @@ func TestSwap(t *testing.T) {
 			}
 		}
 		list, err := os.ReadDir(host)
-		if err != nil || len(list) != 1 {
+		if err != nil || len(list) != 2 {
 			t.Fatalf("the host's folder has %v, %v", list, err)
+		}
+		if list, err = os.ReadDir(host + "/e"); err != nil || len(list) > 0 {
+			t.Fatalf("the host's folder below has %v, %v", list, err)
 		}
 	}
 	stop.Store(true)
