@@ -162,7 +162,7 @@ func isLink(name string) bool {
 // listSeen lists what a walk with patterns sees, without the folders.
 func listSeen(t testing.TB, dir string, ignore []string) ([]string, error) {
 	top, err := os.Open(dir)
-	must2(t, err)
+	must(t, err)
 	defer top.Close()
 	p, err := newPatterns(ignore)
 	if err != nil {
@@ -177,18 +177,11 @@ func listSeen(t testing.TB, dir string, ignore []string) ([]string, error) {
 		return nil
 	}}
 	here, err := placeAt(top, "")
-	must2(t, err)
+	must(t, err)
 	defer here.close()
 	err = w.from(context.Background(), &here)
 	slices.Sort(seen)
 	return seen, err
-}
-
-func must2(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 var ignoreTree = []string{"a", "b", "ab", "a.md", "d/a", "d/b", "d/a.md", "d/e/a", "d/e/ab", "d/e/f/a.md", "de/a", ".x", "d/.x", "a b/c"}
@@ -196,8 +189,8 @@ var ignoreTree = []string{"a", "b", "ab", "a.md", "d/a", "d/b", "d/a.md", "d/e/a
 func makeNames(t testing.TB, dir string) {
 	for _, name := range ignoreTree {
 		p := filepath.Join(dir, name)
-		must2(t, os.MkdirAll(filepath.Dir(p), 0o755))
-		must2(t, os.WriteFile(p, nil, 0o644))
+		must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+		must(t, os.WriteFile(p, nil, 0o644))
 	}
 }
 
@@ -254,7 +247,7 @@ func FuzzSource(f *testing.F) {
 	dir := f.TempDir()
 	makeNames(f, dir)
 	top, err := os.Open(dir)
-	must2(f, err)
+	must(f, err)
 	root := &Root{top: top, context: true}
 	f.Fuzz(func(t *testing.T, source, dest string) {
 		if len(source) > 100 || len(dest) > 100 {
