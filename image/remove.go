@@ -291,6 +291,7 @@ func (s *Store) Prune(o PruneOptions) (done []Removed, freed int64, err error) {
 		}
 		return nil
 	}, &done, &freed)
+	freed += s.dropPartials(time.Now())
 	return done, freed, err
 }
 
@@ -351,6 +352,7 @@ func (g *garbage) dropLayers(s *Store) error {
 		if err != nil {
 			return storeError("remove layer", err)
 		}
+		os.Remove(s.layers(unsettled + chain.Encoded()))
 		if infoErr == nil {
 			g.freed += info.Size
 		}

@@ -19,7 +19,7 @@ import (
 func newImageCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "image", "Make and manage images",
 		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd, newImageLsCmd,
-		newImagePruneCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
+		newImagePruneCmd, newImagePullCmd, newImagePushCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
 	)
 }
 

@@ -93,6 +93,8 @@ var commands = []func(*globals) *cobra.Command{
 	newVolumeCmd,
 	newNetworkCmd,
 	newSystemCmd,
+	newLoginCmd,
+	newLogoutCmd,
 	newSetnsCmd,
 	newTestCmd,
 	newCleanCmd,
