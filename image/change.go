@@ -23,6 +23,7 @@ type change struct {
 	lock   *os.File
 	blobs  []digest.Digest // staged as <dir>/<hex>
 	layers []stagedLayer
+	also   func() error // what else becomes part of the store, before the index says so
 	done   bool
 }
 
@@ -156,6 +157,11 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		}
 		for _, l := range c.layers {
 			if err := moveLayer(l.from, c.s.layerPath(l.to)); err != nil {
+				return err
+			}
+		}
+		if c.also != nil {
+			if err := c.also(); err != nil {
 				return err
 			}
 		}
