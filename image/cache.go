@@ -111,9 +111,6 @@ func (d *Draft) writeRecords() error {
 		return storeError("write the build cache", err)
 	}
 	for key, l := range d.records {
-		if l.err != nil {
-			continue
-		}
 		if err := write(key, cacheRecord{Chain: l.chain, DiffID: l.DiffID, Blob: l.Blob, Size: l.Size, Created: l.Created}); err != nil {
 			return err
 		}

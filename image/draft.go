@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -171,11 +172,9 @@ func (d *Draft) Keep(ctx context.Context, room string, below *Layer, key string,
 			}
 			l.chain = chain([]digest.Digest{below.chain, l.DiffID})[1]
 		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.c.blobs = append(d.c.blobs, l.Blob.Digest)
-		d.c.layers = append(d.c.layers, stagedLayer{room, l.chain})
 		if key != "" {
+			d.mu.Lock()
+			defer d.mu.Unlock()
 			d.records[key] = l
 		}
 	}()
@@ -277,10 +276,10 @@ type Finished struct {
 func (d *Draft) Save(o *Finished) (i *Image, err error) {
 	d.packing.Wait()
 	if o == nil {
-		if len(d.c.layers) == 0 {
+		if len(d.records) == 0 {
 			return nil, d.c.abort()
 		}
-		return nil, d.commit(func(*ocispec.Index) error { return nil })
+		return nil, d.commit(nil, func(*ocispec.Index) error { return nil })
 	}
 	names, err := tagNames(o.Names)
 	if err != nil {
@@ -302,7 +301,7 @@ func (d *Draft) Save(o *Finished) (i *Image, err error) {
 	if done, err := d.known(i, desc, names); done || err != nil {
 		return i, errors.Join(err, d.c.abort())
 	}
-	err = d.commit(func(idx *ocispec.Index) error {
+	err = d.commit(o.Layers, func(idx *ocispec.Index) error {
 		for _, l := range o.Layers {
 			if l.room != "" {
 				continue
@@ -322,7 +321,7 @@ func (d *Draft) Save(o *Finished) (i *Image, err error) {
 
 // known says whether all of it is in the store already, the names included: then nothing is written.
 func (d *Draft) known(i *Image, desc ocispec.Descriptor, names []string) (bool, error) {
-	if len(d.c.layers) > 0 {
+	if len(d.records) > 0 {
 		return false, nil
 	}
 	idx, err := d.s.loadIndex()
@@ -342,7 +341,18 @@ func (d *Draft) known(i *Image, desc ocispec.Descriptor, names []string) (bool, 
 	return true, d.s.Measure(i)
 }
 
-func (d *Draft) commit(update func(*ocispec.Index) error) error {
+// commit moves the layers of an image, and those that the cache is to know, to where they belong.
+func (d *Draft) commit(layers []*Layer, update func(*ocispec.Index) error) error {
+	for _, l := range slices.AppendSeq(slices.Clone(layers), maps.Values(d.records)) {
+		staged := stagedLayer{l.room, l.chain}
+		if l.room == "" || slices.Contains(d.c.layers, staged) {
+			continue
+		}
+		d.c.layers = append(d.c.layers, staged)
+		if !slices.Contains(d.c.blobs, l.Blob.Digest) { // of two layers that are the same
+			d.c.blobs = append(d.c.blobs, l.Blob.Digest)
+		}
+	}
 	d.c.also = d.writeRecords
 	return d.c.commit(update)
 }
