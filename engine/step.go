@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,9 +31,24 @@ type Step struct {
 	Layers     unionfs.Layers
 	Unions     []container.Union // that Mounts bind something from
 	Mounts     []specs.Mount
-	Missing    []string // folders for Mounts that the image lacks; they are there for this command only
+	Places     []Place // for Mounts, which the image lacks; they are there for this command only
+	Files      []StepFile
 
 	Stdin, Stdout, Stderr *os.File
+}
+
+// Place is something to mount on: a folder, or an empty file.
+type Place struct {
+	Path string
+	File bool
+}
+
+// StepFile is a small file that this command sees, and no layer: a secret. It is kept where nothing outlives a reboot.
+type StepFile struct {
+	Target   string
+	Content  []byte
+	Mode     uint32
+	UID, GID int
 }
 
 // RunStep runs a step and returns the status of its command.
@@ -134,7 +150,11 @@ func (c *Container) stepConfig(ctx context.Context, s *Step) (*container.Config,
 		return nil, err
 	}
 	spec.Process.Env = s.Config.Env
-	spec.Mounts = append(spec.Mounts, s.Mounts...)
+	files, err := c.stepFiles(s.Files)
+	if err != nil {
+		return nil, err
+	}
+	spec.Mounts = slices.Concat(spec.Mounts, s.Mounts, files)
 	filter, _, err := c.filter(spec.Process.Capabilities.Bounding)
 	if err != nil {
 		return nil, err
@@ -151,12 +171,20 @@ func (c *Container) stepConfig(ctx context.Context, s *Step) (*container.Config,
 // owner, mode and time of a folder from here, and what a command writes there takes them along into the image.
 func (c *Container) likeImage(s *Step) error {
 	made := []string{"dev", "proc", "sys", "etc"}
-	for _, target := range s.Missing {
-		for dir := strings.TrimPrefix(path.Clean(target), "/"); dir != "." && dir != ""; dir = path.Dir(dir) {
-			made = append(made, dir)
+	for _, p := range s.Places {
+		dir := strings.TrimPrefix(path.Clean(p.Path), "/")
+		if p.File {
+			dir = path.Dir(dir)
 		}
-		if err := os.MkdirAll(filepath.Join(c.path(initLayer), target), 0o755); err != nil {
-			return fmt.Errorf("make a folder to mount on: %w", pathCause(err))
+		err := os.MkdirAll(filepath.Join(c.path(initLayer), dir), 0o755)
+		if err == nil && p.File {
+			err = os.WriteFile(filepath.Join(c.path(initLayer), p.Path), nil, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("make a place to mount on: %w", pathCause(err))
+		}
+		for ; dir != "." && dir != ""; dir = path.Dir(dir) {
+			made = append(made, dir)
 		}
 	}
 	for _, dir := range made {
@@ -182,6 +210,25 @@ func (c *Container) likeImage(s *Step) error {
 		}
 	}
 	return nil
+}
+
+// stepFiles writes the small files, and says how they are shown.
+func (c *Container) stepFiles(list []StepFile) (mounts []specs.Mount, err error) {
+	for n, f := range list {
+		name := filepath.Join(c.RunDir(), fmt.Sprintf("file-%d", n))
+		err := os.WriteFile(name, f.Content, 0o600)
+		if err == nil {
+			err = os.Chmod(name, fs.FileMode(f.Mode&0o777))
+		}
+		if err == nil && os.Geteuid() == 0 {
+			err = os.Chown(name, f.UID, f.GID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make %s: %w", f.Target, pathCause(err))
+		}
+		mounts = append(mounts, specs.Mount{Destination: f.Target, Type: "bind", Source: name, Options: []string{"bind", "rprivate", "ro"}})
+	}
+	return mounts, nil
 }
 
 func stickyOf(mode uint32) (m fs.FileMode) {

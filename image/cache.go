@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,8 +96,13 @@ type imageTime struct {
 
 // writeRecords writes down what is new. The store is locked. They need not be on the disk when the machine crashes.
 func (d *Draft) writeRecords() error {
-	if len(d.records)+len(d.times) == 0 {
+	if len(d.records)+len(d.aliases)+len(d.times) == 0 {
 		return nil
+	}
+	for _, a := range d.aliases { // of a layer that is not to be remembered, nothing is
+		if a.layer.room == "" || slices.Contains(slices.Collect(maps.Values(d.records)), a.layer) {
+			d.records[a.key] = a.layer
+		}
 	}
 	if err := os.MkdirAll(d.s.images(cacheDir), 0o700); err != nil {
 		return storeError("write the build cache", err)
@@ -218,3 +225,6 @@ func (s *Store) PruneCache() (keys []string, freed int64, err error) {
 	}, &done, &freed)
 	return keys, freed, err
 }
+
+// CacheFolder is where what RUN --mount=type=cache shows is kept: "data" in there, and "lock" beside it.
+func (s *Store) CacheFolder(id string) string { return filepath.Join(s.root, "build", id) }

@@ -34,7 +34,8 @@ type Draft struct {
 	mu      sync.Mutex
 	rooms   int
 	records map[string]*Layer // new in the cache
-	times   []imageTime       // likewise
+	aliases []alias           // further keys of layers that are in records, or were found there
+	times   []imageTime       // likewise new
 	packing sync.WaitGroup
 	slots   chan struct{}
 }
@@ -321,7 +322,7 @@ func (d *Draft) Save(o *Finished) (i *Image, err error) {
 
 // known says whether all of it is in the store already, the names included: then nothing is written.
 func (d *Draft) known(i *Image, desc ocispec.Descriptor, names []string) (bool, error) {
-	if len(d.records) > 0 {
+	if len(d.records)+len(d.aliases)+len(d.times) > 0 {
 		return false, nil
 	}
 	idx, err := d.s.loadIndex()
@@ -355,4 +356,24 @@ func (d *Draft) commit(layers []*Layer, update func(*ocispec.Index) error) error
 	}
 	d.c.also = d.writeRecords
 	return d.c.commit(update)
+}
+
+// On says whether the layer was made on top of another one, or, of nil, of nothing.
+func (l *Layer) On(below *Layer) bool {
+	if below == nil {
+		return l.chain == l.DiffID
+	}
+	return below.Wait() == nil && l.chain == chain([]digest.Digest{below.chain, l.DiffID})[1]
+}
+
+// Alias lets the cache know a layer by one more key, if it knows it at all.
+func (d *Draft) Alias(key string, l *Layer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aliases = append(d.aliases, alias{key, l})
+}
+
+type alias struct {
+	key   string
+	layer *Layer
 }
