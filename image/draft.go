@@ -28,8 +28,9 @@ import (
 // A layer is not unpacked from an archive here: the folder that a container has written to is the unpacked layer, and gets its
 // place in the store by a rename. The archive is made of it, once.
 type Draft struct {
-	s *Store
-	c *change
+	s   *Store
+	c   *change
+	ctx context.Context // packing goes on when the stage is long done that has made a layer
 
 	mu      sync.Mutex
 	rooms   int
@@ -75,7 +76,7 @@ func (s *Store) Draft(ctx context.Context) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Draft{s: s, c: c, records: map[string]*Layer{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
+	return &Draft{s: s, c: c, ctx: ctx, records: map[string]*Layer{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Close throws away what was not saved.
@@ -156,7 +157,7 @@ func (d *Draft) Room(like string) (room string, err error) {
 // Keep takes the files in a room as a layer on top of those below it. It is packed meanwhile: see [Layer.Wait]. Nobody may
 // write to the room any more. Times later than latest, if that is not nil, become latest: so the same input gives the same
 // layer. key is what the cache is to know it by; empty for what is not to be known.
-func (d *Draft) Keep(ctx context.Context, room string, below *Layer, key string, created time.Time, latest *time.Time) *Layer {
+func (d *Draft) Keep(room string, below *Layer, key string, created time.Time, latest *time.Time) *Layer {
 	l := &Layer{room: room, dir: filepath.Join(room, "diff"), Created: created, done: make(chan struct{})}
 	d.packing.Add(1)
 	go func() {
@@ -164,7 +165,7 @@ func (d *Draft) Keep(ctx context.Context, room string, below *Layer, key string,
 		defer close(l.done)
 		d.slots <- struct{}{}
 		defer func() { <-d.slots }()
-		if l.err = d.pack(ctx, l, below == nil, latest); l.err != nil {
+		if l.err = d.pack(d.ctx, l, below == nil, latest); l.err != nil {
 			return
 		}
 		if l.chain = l.DiffID; below != nil {

@@ -234,6 +234,9 @@ func (s *Store) Tag(i *Image, ref string) error {
 	})
 }
 
+// ParsePlatform reads "os/arch/variant". Without anything it is this machine's.
+func ParsePlatform(text string) (ocispec.Platform, error) { return parsePlatform(text) }
+
 // parsePlatform reads "os/arch/variant". Without anything it is this machine's.
 func parsePlatform(text string) (p ocispec.Platform, err error) {
 	p = ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}

@@ -50,7 +50,7 @@ func (d *Draft) Squash(ctx context.Context, layers []*Layer, below *Layer, creat
 	if err != nil {
 		return nil, err
 	}
-	l = d.Keep(ctx, room, below, "", created, latest)
+	l = d.Keep(room, below, "", created, latest)
 	return l, l.Wait()
 }
 

@@ -49,9 +49,13 @@ func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string)
 		}
 	}
 	outcome := Failed
-	err = r.b.readable(ctx, from.dirs, func(t *rootfs.Tree) (err error) {
-		outcome, err = r.copyFrom(ctx, in, shown, files.NewRoot(t))
-		return err
+	err = r.b.readable(ctx, from.dirs, func(t *rootfs.Tree) error {
+		root, err := files.NewRoot(ctx, t)
+		if err != nil {
+			return err
+		}
+		outcome, err = r.copyFrom(ctx, in, shown, root)
+		return errors.Join(err, root.Close())
 	})
 	if err == nil && quick != "" {
 		r.b.draft.Alias(quick, r.st.top())

@@ -207,12 +207,16 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 		s.ignoreCache(st)
 		return st, nil
 	}
-	st := &state{key: digestOf(scratchName, s.b.platform(s))}
+	platform, err := image.ParsePlatform(cmp(s.Platform, s.b.Platform))
+	if err != nil {
+		return nil, s.locate(s.From, err)
+	}
+	st := &state{key: digestOf(scratchName, platform.OS, platform.Architecture, platform.Variant)}
 	if s.b.Epoch != nil {
 		st.key = digestOf(st.key, s.b.Epoch.String())
 	}
 	if s.base == scratchName {
-		st.config.Platform = s.b.platformOf(s)
+		st.config.Platform = platform
 		s.ignoreCache(st)
 		return st, nil
 	}
@@ -269,17 +273,15 @@ func (b *builder) base(ctx context.Context, ref, platform string) (*image.Image,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if platform != "" && !samePlatform(platform, i) {
-		return nil, nil, nil, fmt.Errorf("image %s is for %s/%s, not for %s", ref, i.Config.OS, i.Config.Architecture, platform)
+	if platform == "" {
+		return i, layers, dirs, nil
+	}
+	want, err := image.ParsePlatform(platform)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if has := i.Config.Platform; has.OS != want.OS || has.Architecture != want.Architecture || want.Variant != "" && has.Variant != want.Variant {
+		return nil, nil, nil, fmt.Errorf("image %s is for %s/%s, not for %s", ref, has.OS, has.Architecture, platform)
 	}
 	return i, layers, dirs, nil
-}
-
-// samePlatform compares what was asked for, os/arch[/variant], with an image.
-func samePlatform(want string, i *image.Image) bool {
-	has := i.Config.OS + "/" + i.Config.Architecture
-	if i.Config.Variant != "" {
-		has += "/" + i.Config.Variant
-	}
-	return has == want || strings.HasPrefix(has, want+"/") || !strings.Contains(want, "/") && i.Config.Architecture == want
 }

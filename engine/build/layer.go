@@ -54,7 +54,7 @@ func (r *run) layer(ctx context.Context, key, shown string, write func(room stri
 	if !remember {
 		known = ""
 	}
-	l := r.b.draft.Keep(ctx, room, r.st.top(), known, r.b.now, r.b.Epoch)
+	l := r.b.draft.Keep(room, r.st.top(), known, r.b.now, r.b.Epoch)
 	r.st.push(l)
 	r.st.key, r.st.done = key, true
 	r.st.note(shown, l)

@@ -122,11 +122,7 @@ func (m *mounts) bind(ctx context.Context, p dockerfile.Mount, from *state) erro
 	case from != nil:
 		source, err = m.r.b.scratch()
 	default:
-		scratch, scratchErr := m.r.b.scratch()
-		if scratchErr != nil {
-			return scratchErr
-		}
-		source, err = m.r.b.context.Root().Bind(ctx, cmp(p.Source, "."), scratch)
+		source, err = m.contextPath(ctx, cmp(p.Source, "."))
 	}
 	if err != nil {
 		return err
@@ -136,6 +132,21 @@ func (m *mounts) bind(ctx context.Context, p dockerfile.Mount, from *state) erro
 	}
 	m.add(p, source)
 	return nil
+}
+
+// contextPath is where on the host a part of the context lies. The container's own mount namespace is a copy of ours, so it is
+// found there by its name, and could not be by a descriptor of ours.
+func (m *mounts) contextPath(ctx context.Context, name string) (string, error) {
+	scratch, err := m.r.b.scratch()
+	if err != nil {
+		return "", err
+	}
+	f, err := m.r.b.context.Root().Bind(ctx, name, scratch)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
 func cmp(s, otherwise string) string {
@@ -273,7 +284,12 @@ func (m *mounts) newCache(ctx context.Context, p dockerfile.Mount, from *state, 
 func (m *mounts) fill(ctx context.Context, p dockerfile.Mount, from *state, to string) error {
 	return m.r.b.readable(ctx, from.dirs, func(t *rootfs.Tree) error {
 		in := files.Instruction{Sources: []string{path.Join("/", p.Source) + "/."}, Dest: "/", Workdir: "/"}
-		plan, err := in.Resolve(ctx, files.NewRoot(t))
+		root, err := files.NewRoot(ctx, t)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		plan, err := in.Resolve(ctx, root)
 		if err != nil {
 			return err
 		}
