@@ -155,6 +155,9 @@ func (i *Instruction) checkHealth() error {
 		return fmt.Errorf("unknown type %q in HEALTHCHECK (try CMD)", i.Args[0])
 	}
 	for _, f := range i.Flags {
+		if f.Value == "" {
+			continue
+		}
 		if f.Name == "retries" {
 			var n int
 			if _, err := fmt.Sscanf(f.Value+"\n", "%d\n", &n); err != nil || n < 0 {

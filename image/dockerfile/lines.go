@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,8 +133,11 @@ func (r *reader) heredocs(i *Instruction, text string) error {
 		return nil
 	}
 	words, err := rawWords(text)
-	if err != nil {
+	if err != nil && i.Name == "RUN" {
 		return nil // it is the shell's, then
+	}
+	if err != nil {
+		return errors.New("a quote is not closed, so it is not clear what is a heredoc")
 	}
 	for _, word := range words {
 		h, chomp, ok := heredocWord(word)
