@@ -224,7 +224,7 @@ func packingOf(head []byte) packing {
 type PackingError struct{ Name string }
 
 func (e *PackingError) Error() string {
-	return "the archive is packed with " + e.Name + ": a layer is a tar, a tar.gz or a tar.zst"
+	return "the archive is packed with " + e.Name + ", and only gzip and zstd are known"
 }
 
 // decompressed reads through raw what is packed there.

@@ -289,9 +289,10 @@ func (sv *Saving) WriteFolder(ctx context.Context, dir string) (err error) {
 }
 
 func (sv *Saving) all(ctx context.Context, out sink) error {
-	err := errors.Join(out.folder("blobs"), out.folder("blobs/sha256"))
-	if err != nil {
-		return err
+	for _, name := range []string{"blobs", "blobs/sha256"} {
+		if err := out.folder(name); err != nil {
+			return err
+		}
 	}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(sv.texts)), maps.Keys(sv.blobs))
 	slices.Sort(names)
