@@ -59,6 +59,7 @@ func loadImages(g *globals, from string, quiet bool) error {
 		v := newLayerView(os.Stdout)
 		tell, shown = v.loading, v.close
 	}
+	unpacks()
 	list, err := s.Load(ctx, in, tell)
 	shown()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
