@@ -73,13 +73,13 @@ func sides() []*side {
 		{name: "buildah pull", prepare: archive, command: []string{"buildah", "--root", "DIR/root", "--runroot", "DIR/run", "pull", "-q", "docker-archive:SHARED/x.tar"}},
 		{name: "docker load", prepare: archive, command: []string{"docker", "load", "-q", "-i", "SHARED/x.tar"}, after: []string{"docker", "rmi", "-f", "nslab-bench"}},
 		{name: "nslab commit", prepare: [][]string{
-			slices.Concat(nslab, []string{"image", "import", "TAR", "x"}), slices.Concat(nslab, []string{"container", "create", "--name", "c", "x", "true"}),
-			slices.Concat(nslab, []string{"container", "cp", "/etc/passwd", "c:/added"}),
-		}, command: slices.Concat(nslab, []string{"container", "commit", "c", "y"})},
+			slices.Concat(nslab, []string{"image", "import", "TAR", "x"}), slices.Concat(nslab, []string{"container", "create", "--name", "box", "x", "true"}),
+			slices.Concat(nslab, []string{"container", "cp", "/etc/passwd", "box:/added"}),
+		}, command: slices.Concat(nslab, []string{"container", "commit", "box", "y"})},
 		{name: "podman commit", prepare: [][]string{
-			slices.Concat(shared, []string{"import", "-q", "TAR", "x"}), slices.Concat(shared, []string{"create", "--name", "c", "x", "true"}),
-			slices.Concat(shared, []string{"cp", "/etc/passwd", "c:/added"}),
-		}, command: slices.Concat(shared, []string{"commit", "-q", "c", "y"})},
+			slices.Concat(shared, []string{"import", "-q", "TAR", "x"}), slices.Concat(shared, []string{"create", "--name", "box", "x", "true"}),
+			slices.Concat(shared, []string{"cp", "/etc/passwd", "box:/added"}),
+		}, command: slices.Concat(shared, []string{"commit", "-q", "box", "y"})},
 	}
 }
 
