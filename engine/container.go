@@ -31,6 +31,7 @@ type Record struct {
 	Config     Config
 	HostConfig HostConfig
 	Mounts     []MountPoint
+	Networks   []EndpointOptions `json:",omitempty"` // none where it shares a network, or has none
 }
 
 // MountPoint is a volume, bind or tmpfs of a container, as `inspect` shows it.
@@ -56,6 +57,9 @@ type Container struct {
 	monitor  *launched   // while it is being started
 	outlined *specs.Spec // likewise: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share
+
+	connection *connection // while it is being started: its networks
+	named      bool        // its /etc knows its addresses
 }
 
 // Dir is the container's folder on disk, RunDir the one that is gone after a reboot.

@@ -27,6 +27,7 @@ type CreateOptions struct {
 	Name       string // a random one if empty
 	Config     Config
 	HostConfig HostConfig
+	Networks   []EndpointOptions // more than HostConfig.NetworkMode says: addresses, aliases, several
 
 	// It is to be started right away, with these options: what can be done for that is done meanwhile.
 	Run *StartOptions
@@ -49,6 +50,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	if err := c.check(img); err != nil {
 		return nil, err
 	}
+	if err := c.checkNetworks(o.Networks); err != nil {
+		return nil, err
+	}
 	if err := c.findNames(ctx); err != nil {
 		return nil, err
 	}
@@ -65,7 +69,7 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 		return c, err
 	}
 	if o.Run != nil {
-		if err := c.launch(ctx, o.Run.Attach); err != nil {
+		if err := c.launch(ctx, *o.Run); err != nil {
 			return c, err
 		}
 	}
@@ -133,10 +137,6 @@ func (h *HostConfig) defaults() {
 			*to = value
 		}
 	}
-	if h.NetworkMode == "default" {
-		h.NetworkMode = ""
-	}
-	set(&h.NetworkMode, "none")
 	set(&h.IpcMode, "private")
 	set(&h.CgroupnsMode, "private")
 	set(&h.LogConfig.Type, "json-file")

@@ -7,6 +7,7 @@ import (
 
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 
+	"github.com/nslab/nslab/engine/network"
 	"github.com/nslab/nslab/image"
 )
 
@@ -15,7 +16,8 @@ type Engine struct {
 	Root    string // durable: images, layers, containers, volumes
 	RunRoot string // gone after a reboot: processes, sockets, locks
 
-	images *image.Store
+	images   *image.Store
+	networks *network.Store
 }
 
 // The places where nslab keeps things, unless told otherwise. An ordinary user has his own.
@@ -53,6 +55,7 @@ func Open(root, runRoot string) (*Engine, error) {
 	if e.images, err = image.Open(e.Root); err != nil {
 		return nil, err
 	}
+	e.networks = network.Open(e.Root, e.RunRoot, e.alive)
 	return e, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nslab/nslab/engine/network"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 )
 
@@ -84,7 +85,30 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	case c.HostConfig.NetworkMode == "host":
 		return copyEtc("/etc", layer, []string{"hosts", "resolv.conf"}, etc)
 	}
-	return copyResolver(layer, etc)
+	c.named = c.connection != nil
+	return c.copyResolver(layer, etc)
+}
+
+// nameHosts brings the files up to date that say under which addresses the container is known: it may have got others than it
+// had when it was made.
+func (c *Container) nameHosts(ctx context.Context) error {
+	if c.connection == nil || c.named {
+		return nil
+	}
+	etc, err := c.etc()
+	if err != nil {
+		return err
+	}
+	tree, err := rootfs.OpenTree(ctx, c.path(initLayer))
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := rootfs.WriteEtc(ctx, tree, etc); err != nil {
+		return err
+	}
+	c.named = true
+	return c.copyResolver(c.path(initLayer), etc)
 }
 
 func (c *Container) etc() (rootfs.Etc, error) {
@@ -100,10 +124,28 @@ func (c *Container) etc() (rootfs.Etc, error) {
 		}
 		e.Servers = append(e.Servers, a)
 	}
+	if own := resolves(e); own || c.connection.resolver() {
+		c.fillResolver(&e)
+	}
+	if c.connection.resolver() {
+		e.Servers = []netip.Addr{network.ResolverAddress.Addr()}
+		if !slices.ContainsFunc(e.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+			e.Options = append(slices.Clone(e.Options), "ndots:0") // names without a dot are for us, too
+		}
+	}
 	for _, x := range h.ExtraHosts {
 		name, address, ok := strings.Cut(x, ":")
 		if !ok {
 			name, address, ok = strings.Cut(x, "=")
+		}
+		if ok && address == hostGateway {
+			var err error
+			if address, err = c.hostGateway(); address == "" || err != nil {
+				if err != nil {
+					return e, err
+				}
+				continue // not known before the start
+			}
 		}
 		a, err := netip.ParseAddr(strings.Trim(address, "[]"))
 		if !ok || err != nil || name == "" {
@@ -111,7 +153,107 @@ func (c *Container) etc() (rootfs.Etc, error) {
 		}
 		e.Hosts = append(e.Hosts, rootfs.HostEntry{Address: a, Names: []string{name}})
 	}
+	if c.connection == nil {
+		return e, nil
+	}
+	own := []string{e.Hostname}
+	if short, _, dotted := strings.Cut(e.Hostname, "."); dotted {
+		own = append(own, short)
+	}
+	for _, end := range c.connection.sandbox.Endpoints {
+		for _, p := range []netip.Prefix{end.IPv4, end.IPv6} {
+			if p.IsValid() {
+				e.Hosts = append(e.Hosts, rootfs.HostEntry{Address: p.Addr(), Names: own})
+			}
+		}
+	}
 	return e, nil
+}
+
+// hostGateway, in --add-host NAME:host-gateway, stands for the address under which the container reaches the host.
+const hostGateway = "host-gateway"
+
+func (c *Container) hostGateway() (string, error) {
+	switch {
+	case c.HostConfig.NetworkMode == network.Host:
+		return "127.0.0.1", nil
+	case !c.bridged():
+		return "", &InputError{What: "host entry", Value: hostGateway, Err: errors.New("the container has no network that leads to the host")}
+	case c.connection == nil:
+		return "", nil
+	}
+	e := c.connection.sandbox.Gateway()
+	switch {
+	case e == nil:
+		return "", &InputError{What: "host entry", Value: hostGateway, Err: errors.New("the container has no network that leads to the host")}
+	case e.Gateway4.IsValid():
+		return e.Gateway4.String(), nil
+	}
+	return e.Gateway6.String(), nil
+}
+
+// needsResolver tells whether the container is to ask its monitor for names: where it has a network whose containers know one
+// another; and where the host asks itself, on its own loopback, to which no way leads from inside.
+func (c *Container) needsResolver(networks []*network.Network) bool {
+	if slices.ContainsFunc(networks, (*network.Network).UserDefined) {
+		return true
+	}
+	if len(c.HostConfig.DNS) > 0 {
+		return false
+	}
+	list := hostServers()
+	return len(list) > 0 && !slices.ContainsFunc(list, func(a netip.Addr) bool { return !a.IsLoopback() })
+}
+
+// fillResolver takes from the host what nothing was said about, as Docker does: who names a server still searches the host's
+// domains.
+func (c *Container) fillResolver(e *rootfs.Etc) {
+	data, _ := os.ReadFile("/etc/resolv.conf")
+	var search, options []string
+	for line := range strings.Lines(string(data)) {
+		switch f := strings.Fields(line); {
+		case len(f) < 2:
+		case f[0] == "search" || f[0] == "domain":
+			search = f[1:]
+		case f[0] == "options":
+			options = f[1:]
+		}
+	}
+	clean := func(s string) bool {
+		return strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f })
+	}
+	switch {
+	case len(e.Search) == 0:
+		e.Search = slices.DeleteFunc(search, clean)
+	case len(e.Search) == 1 && e.Search[0] == ".":
+		e.Search = nil
+	}
+	if len(e.Options) == 0 {
+		e.Options = slices.DeleteFunc(options, clean)
+	}
+	if len(e.Servers) == 0 {
+		for _, a := range hostServers() {
+			if !a.IsLoopback() {
+				e.Servers = append(e.Servers, a)
+			}
+		}
+	}
+}
+
+// hostServers are those that the host asks for names.
+func hostServers() (list []netip.Addr) {
+	data, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
 }
 
 // resolves tells whether the user has said anything about how names are resolved.
@@ -144,7 +286,7 @@ func copyEtc(from, layer string, names []string, e rootfs.Etc) error {
 
 // copyResolver gives the container the host's resolv.conf, but for servers on the host's own loopback: inside, nobody answers
 // there.
-func copyResolver(layer string, e rootfs.Etc) error {
+func (c *Container) copyResolver(layer string, e rootfs.Etc) error {
 	if resolves(e) {
 		return nil
 	}

@@ -77,7 +77,7 @@ type SwarmInfo struct {
 func (e *Engine) Info(ctx context.Context, version string) (*Info, error) {
 	i := &Info{
 		Driver:        string(unionfs.Overlay),
-		Plugins:       Plugins{Volume: []string{"local"}, Network: []string{"host", "none"}, Log: []string{"json-file", "none"}},
+		Plugins:       Plugins{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
 		SystemTime:    time.Now().Format(time.RFC3339Nano),
 		LoggingDriver: "json-file", OSType: runtime.GOOS, NCPU: runtime.NumCPU(), DockerRootDir: e.Root, RunRootDir: e.RunRoot,
 		Labels: []string{}, ServerVersion: version, Runtimes: map[string]RuntimeInfo{"nslab": {"nslab"}}, DefaultRuntime: "nslab", InitBinary: "nslab",
@@ -91,6 +91,7 @@ func (e *Engine) Info(ctx context.Context, version string) (*Info, error) {
 	i.storage(e)
 	i.controlGroups()
 	i.machine()
+	i.reach(ctx, e)
 	return i, err
 }
 
@@ -229,6 +230,14 @@ func (i *Info) machine() {
 	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil {
 		i.IPv4Forwarding = strings.TrimSpace(string(data)) == "1"
 	}
+}
+
+// reach warns of what keeps containers from the world.
+func (i *Info) reach(ctx context.Context, e *Engine) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	e.networks.Diagnose(ctx, func(text string) { i.Warnings = append(i.Warnings, "WARNING: "+text) })
 }
 
 // distribution reads os-release(5).

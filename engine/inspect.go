@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +56,6 @@ type HostDetails struct {
 	Mounts                                 []MountDetails `json:",omitempty"`
 	Init                                   *bool          `json:",omitempty"`
 
-	PortBindings       map[string][]PortBinding
 	VolumeDriver       string
 	VolumesFrom        []string
 	Cgroup             string
@@ -116,11 +114,7 @@ type GraphDriver struct {
 	Name string
 }
 
-// PortBinding is where a port of the container is found on the host.
-type PortBinding struct{ HostIP, HostPort string }
-
-// NetworkSettings is how the container is connected. Those that nslab has now, none, host and another container's, have no
-// addresses of their own.
+// NetworkSettings is how the container is connected. Its fields of an [Endpoint] are those in the default bridge.
 type NetworkSettings struct {
 	Bridge                 string
 	SandboxID              string
@@ -208,7 +202,10 @@ func (c *Container) Layers(ctx context.Context) (unionfs.Layers, error) {
 
 // hostDetails shows lists that are empty as Docker does: some as [], the others as null.
 func (c *Container) hostDetails() HostDetails {
-	h := HostDetails{HostConfig: c.HostConfig, PortBindings: map[string][]PortBinding{}, Runtime: "nslab"}
+	h := HostDetails{HostConfig: c.HostConfig, Runtime: "nslab"}
+	if h.PortBindings == nil {
+		h.PortBindings = map[string][]PortBinding{}
+	}
 	h.DNS, h.DNSOptions, h.DNSSearch = orEmpty(h.DNS), orEmpty(h.DNSOptions), orEmpty(h.DNSSearch)
 	h.Devices, h.Ulimits = orEmpty(h.Devices), orEmpty(h.Ulimits)
 	h.BlkioWeightDevice = orEmpty(h.BlkioWeightDevice)
@@ -249,17 +246,6 @@ func mountDetails(m volumes.Mount) MountDetails {
 
 // defaultShm is the size of /dev/shm where nothing is said.
 const defaultShm = 64 << 20
-
-func (c *Container) networkSettings() NetworkSettings {
-	n := NetworkSettings{Ports: map[string][]PortBinding{}, Networks: map[string]NetworkEndpoint{}}
-	if c.State.Running {
-		n.SandboxKey = fmt.Sprintf("/proc/%d/ns/net", c.State.Pid)
-	}
-	if mode := c.HostConfig.NetworkMode; !strings.HasPrefix(mode, "container:") {
-		n.Networks[mode] = NetworkEndpoint{}
-	}
-	return n
-}
 
 // orEmpty makes of no list an empty one, which in JSON is [] and not null.
 func orEmpty[T any](list []T) []T {

@@ -49,7 +49,7 @@ var small = []string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=8MiB", "GOTRACEBACK
 
 // launch starts a monitor, and tells it as much as it needs to let the container's init start up: in a session of its own, so
 // that neither Ctrl-C nor the end of the terminal reaches it.
-func (c *Container) launch(ctx context.Context, client *stream.Client) (err error) {
+func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 	outline, err := c.outline(ctx)
 	if err != nil {
 		return err
@@ -59,6 +59,14 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 		return err
 	}
 	defer lock.Close()
+	if err := c.takeNetworks(ctx, o.Warn); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.leaveNetworks(context.WithoutCancel(ctx)))
+		}
+	}()
 	said, err := unix.MemfdCreate("nslab-monitor", unix.MFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("make a file in memory: %w", err)
@@ -87,7 +95,7 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 		ExtraFiles:  []*os.File{theirs, lock, c.lock},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if client != nil {
+	if o.Attach != nil {
 		its, mine, err := stream.Pair()
 		if err != nil {
 			return err
@@ -96,6 +104,12 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 		m.attached = mine
 		cmd.ExtraFiles = append(cmd.ExtraFiles, its)
 	}
+	held := c.connection.files()
+	told := monitor.Outline{
+		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
+		Connected: c.connection != nil, Resolver: c.connection.resolver(), HeldFD: 3 + len(cmd.ExtraFiles), Held: len(held),
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, held...)
 	err = trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },
 		cmd.Start)
@@ -104,9 +118,11 @@ func (c *Container) launch(ctx context.Context, client *stream.Client) (err erro
 	}
 	go cmd.Wait() // while we live, it is our child
 	c.monitor = m
-	return m.tell(&monitor.Outline{
-		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
-	})
+	if err := m.tell(&told); err != nil {
+		return err
+	}
+	c.connect(ctx)
+	return nil
 }
 
 // tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
@@ -119,12 +135,13 @@ func (m *launched) tell(v any) error {
 }
 
 // dismiss sends a monitor away whose container is not wanted after all, and waits until it has undone what it did.
-func (c *Container) dismiss(ctx context.Context) error {
+func (c *Container) dismiss(ctx context.Context) (err error) {
 	if c.monitor == nil {
 		return nil
 	}
 	c.monitor.close()
 	c.monitor = nil
+	defer func() { err = errors.Join(err, c.leaveNetworks(context.WithoutCancel(ctx))) }()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	return c.awaitMonitor(ctx)
@@ -155,26 +172,49 @@ func (m *launched) silence() error {
 
 // await listens until the program runs.
 func (m *launched) await(ctx context.Context, c *Container, o StartOptions) error {
+	for {
+		r, err := m.hear(ctx)
+		switch {
+		case err != nil:
+			return err
+		case r.Warning != "" && o.Warn != nil:
+			o.Warn(r.Warning)
+		case r.Started != nil:
+			c.State = State{Status: Running, Running: true, Pid: r.Started.Pid, StartedAt: r.Started.StartedAt}
+			return nil
+		}
+	}
+}
+
+// born listens until there is an init, and with it the container's namespaces.
+func (m *launched) born(ctx context.Context) (pid int, err error) {
+	for {
+		r, err := m.hear(ctx)
+		if err != nil || r.Born != 0 {
+			return r.Born, err
+		}
+	}
+}
+
+// hear returns what the monitor says next. That it has failed is an error.
+func (m *launched) hear(ctx context.Context) (monitor.Report, error) {
 	stop := context.AfterFunc(ctx, func() { m.reports.Close() }) // the monitor notices, and undoes what it did
 	defer stop()
 	for {
 		var r monitor.Report
 		if err := wire.Read(m.reports, &r); err != nil {
 			if ctx.Err() != nil {
-				return context.Cause(ctx)
+				return r, context.Cause(ctx)
 			}
-			return m.silence()
+			return r, m.silence()
 		}
 		switch {
 		case r.Record != nil:
 			trace.Replay(ctx, *r.Record)
-		case r.Warning != "" && o.Warn != nil:
-			o.Warn(r.Warning)
 		case r.Error != nil:
-			return r.Error
-		case r.Started != nil:
-			c.State = State{Status: Running, Running: true, Pid: r.Started.Pid, StartedAt: r.Started.StartedAt}
-			return nil
+			return r, r.Error
+		default:
+			return r, nil
 		}
 	}
 }

@@ -315,7 +315,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := c.save(); err != nil {
 		return errors.Join(err, e.disclaim(name, c.ID))
 	}
-	return e.disclaim(c.OtherName, c.ID)
+	return errors.Join(c.renameOnNetworks(c.OtherName, name), e.disclaim(c.OtherName, c.ID))
 }
 
 // Update changes the limits of a container, also of one that runs. change gets the present ones.

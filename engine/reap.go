@@ -96,6 +96,9 @@ func (c *Container) reapRun(ctx context.Context) (bool, error) {
 	if s != nil && err == nil {
 		err = s.Delete(ctx, true)
 	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(err, c.dropNetworks(ctx))
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}

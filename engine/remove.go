@@ -83,7 +83,7 @@ func (c *Container) killForGood(ctx context.Context) error {
 func (c *Container) endRun(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	err := c.awaitMonitor(bounded)
+	err := errors.Join(c.awaitMonitor(bounded), c.dropNetworks(context.WithoutCancel(ctx)))
 	s, loadErr := container.Load(c.RunDir())
 	if loadErr == nil {
 		return errors.Join(err, s.Delete(context.WithoutCancel(ctx), true))
@@ -122,6 +122,7 @@ func (c *Container) remove(ctx context.Context, withVolumes bool) error {
 		}
 	}
 	err := errors.Join(
+		c.dropNetworks(ctx),
 		c.engine.disclaim(c.Name, c.ID),
 		c.engine.disclaim(c.OtherName, c.ID),
 		c.releaseVolumes(withVolumes),

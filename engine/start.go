@@ -39,7 +39,7 @@ func (a *Attachment) Close() error {
 // not. The attachment is nil unless one was asked for.
 func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, err error) {
 	if c.monitor == nil {
-		if err := c.launch(ctx, o.Attach); err != nil {
+		if err := c.launch(ctx, o); err != nil {
 			return nil, err
 		}
 	}
@@ -49,12 +49,18 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 			err = errors.Join(err, c.dismiss(ctx))
 		}
 	}()
+	if err := c.nameHosts(ctx); err != nil {
+		return nil, err
+	}
 	job, write, err := c.job(ctx)
 	if err != nil {
 		return nil, err
 	}
 	job.First = o.Attach
 	os.Remove(c.path(monitor.ExitFile)) // how the last run ended is no news any more
+	if err := c.connected(); err != nil {
+		return nil, c.failed(ctx, err)
+	}
 	if err := m.tell(job); err != nil {
 		return nil, c.failed(ctx, err)
 	}
@@ -67,7 +73,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	if writeErr != nil && o.Warn != nil {
 		o.Warn(writeErr.Error())
 	}
-	c.monitor = nil
+	c.monitor, c.connection = nil, nil
 	m.said.Close()
 	if m.attached == nil {
 		return nil, m.reports.Close()
@@ -105,6 +111,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 		Dir: c.Dir(), RunDir: c.RunDir(), LogPath: c.LogPath(), Log: log,
 		Tty: c.Config.Tty, OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Durable: !c.HostConfig.AutoRemove,
 	}
+	c.relays(job)
 	if c.HostConfig.AutoRemove {
 		job.Remove = []string{RemoveEntry, c.engine.Root, c.engine.RunRoot, c.ID}
 	}

@@ -42,7 +42,7 @@ type HostConfig struct {
 	Tmpfs           map[string]string `json:",omitempty"`
 	ContainerIDFile string
 	LogConfig       LogConfig
-	NetworkMode     string // none, host, container:ID; "default" if nothing is said
+	NetworkMode     string // a network's name, or none, host, container:ID; "default" if nothing is said
 	RestartPolicy   RestartPolicy
 	AutoRemove      bool // --rm
 	ConsoleSize     [2]uint
@@ -60,6 +60,7 @@ type HostConfig struct {
 	CgroupnsMode    string // private, host
 	Privileged      bool
 	PublishAllPorts bool
+	PortBindings    map[string][]PortBinding // by "80/tcp"
 	ReadonlyRootfs  bool
 	SecurityOpt     []string
 	SeccompProfile  []byte            `json:",omitempty"` // the file that --security-opt seccomp=FILE named, as cmd has read it

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/course/evidence"
+	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/labs"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 )
@@ -59,6 +60,9 @@ func Leaks(workDir, runRoot string) (leaks []string) {
 		if _, err := course.Clean(labs.All(), runRoot, true); err != nil {
 			leak("%v", err)
 		}
+	}
+	for _, left := range networks(workDir, runRoot) {
+		leak("%s", left)
 	}
 	names, err := linksAndTables()
 	if err != nil {
@@ -113,6 +117,26 @@ func processesOf(runRoot string) (found []int) {
 		}
 	}
 	return found
+}
+
+// networks takes away what containers have of networks. The default bridge stays until somebody prunes it, and is no leak; what dead
+// containers have left is one.
+func networks(workDir, runRoot string) []string {
+	if _, err := os.Lstat(filepath.Join(runRoot, "networks")); err != nil {
+		return nil
+	}
+	e, err := engine.Open(filepath.Join(workDir, ".root"), runRoot)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	left, err := e.ReapNetworks(context.Background(), false)
+	if err == nil {
+		_, err = e.ReapNetworks(context.Background(), true)
+	}
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	return left
 }
 
 // linksAndTables lists the network devices and nftables tables of the host's network namespace.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/engine/network"
 	"github.com/nslab/nslab/image"
 )
 
@@ -27,6 +28,7 @@ type containerFilter struct {
 	expose, public []portRange
 	ancestors      []*image.Image
 	images         *imageNames
+	engine         *engine.Engine
 }
 
 // newContainerFilter checks what was asked for. list is all containers, the newest first.
@@ -40,7 +42,7 @@ func newContainerFilter(e *engine.Engine, f *filter.Filters, list []*engine.Cont
 	if err := f.OneOf("health", "none", "starting", "healthy", "unhealthy"); err != nil {
 		return nil, err
 	}
-	c := &containerFilter{Filters: f, images: &imageNames{store: e.Images(), found: map[string]*image.Image{}}}
+	c := &containerFilter{Filters: f, engine: e, images: &imageNames{store: e.Images(), found: map[string]*image.Image{}}}
 	var err error
 	if c.tasks, err = f.Bool("is-task", false); err != nil {
 		return nil, err
@@ -92,7 +94,7 @@ func (f *containerFilter) match(c *engine.Container) bool {
 		f.Labels("label", c.Config.Labels) &&
 		f.Exact("status", string(c.State.Status)) &&
 		f.Exact("health", "none") &&
-		f.Exact("network", network(c)) &&
+		f.network(c) &&
 		!f.tasks && !f.Has("isolation") &&
 		(f.exited == nil || c.State.Status == engine.Exited && slices.Contains(f.exited, c.State.ExitCode)) &&
 		(f.before == nil || c.Created.Before(f.before.Created)) &&
@@ -100,7 +102,34 @@ func (f *containerFilter) match(c *engine.Container) bool {
 		(!f.Has("volume") || slices.ContainsFunc(c.Mounts, f.volume)) &&
 		(!f.Has("ancestor") || f.ancestor(c)) &&
 		(f.expose == nil || exposes(c, f.expose)) &&
-		f.public == nil // nothing is published yet
+		(f.public == nil || publishes(c, f.public))
+}
+
+// network wants a network that the container is connected to, by its name or its id.
+func (f *containerFilter) network(c *engine.Container) bool {
+	if !f.Has("network") {
+		return true
+	}
+	for name := range strings.SplitSeq(networksOf(c), ",") {
+		if f.Exact("network", name) {
+			return true
+		}
+		if n, err := f.engine.Network(name); err == nil && f.Prefix("network", n.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// publishes wants a port of this machine that leads to the container.
+func publishes(c *engine.Container, wanted []portRange) bool {
+	b := c.Sandbox()
+	return b != nil && slices.ContainsFunc(b.Ports, func(p network.Published) bool {
+		return slices.ContainsFunc(wanted, func(w portRange) bool {
+			n := uint64(p.Host.Port())
+			return w.proto == p.Proto && w.first <= n && n <= w.last
+		})
+	})
 }
 
 // volume wants a mount by its name, its source or its place.

@@ -194,10 +194,17 @@ func (r *containerRow) Command() string    { return format.Command(r.c.Path, r.c
 func (r *containerRow) CreatedAt() string  { return format.Timestamp(r.c.Created) }
 func (r *containerRow) RunningFor() string { return format.Ago(r.now, r.c.Created) }
 func (r *containerRow) State() string      { return string(r.c.State.Status) }
-func (r *containerRow) Ports() string      { return "" }
 func (r *containerRow) Size() string       { return format.SizePair(r.size.Own, r.size.All) }
 func (r *containerRow) Labels() string     { return format.Labels(r.c.Config.Labels) }
-func (r *containerRow) Networks() string   { return network(r.c) }
+func (r *containerRow) Networks() string   { return networksOf(r.c) }
+
+// Ports are those that are published, and those that are only said to be there.
+func (r *containerRow) Ports() string {
+	if !r.c.State.Running {
+		return ""
+	}
+	return portsColumn(r.c)
+}
 
 // Label is one label.
 func (r *containerRow) Label(name string) string { return r.c.Config.Labels[name] }
@@ -205,10 +212,18 @@ func (r *containerRow) Label(name string) string { return r.c.Config.Labels[name
 // Platform is there for scripts: Docker has nothing in it but where its images are containerd's.
 func (r *containerRow) Platform() any { return nil }
 
-// network is the network that a container is connected to by itself.
-func network(c *engine.Container) string {
+// networksOf is what the container is connected to by itself.
+func networksOf(c *engine.Container) string {
 	if strings.HasPrefix(c.HostConfig.NetworkMode, "container:") {
 		return ""
 	}
-	return c.HostConfig.NetworkMode
+	if len(c.Networks) == 0 {
+		return c.HostConfig.NetworkMode
+	}
+	var names []string
+	for _, n := range c.Networks {
+		names = append(names, n.Network)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ",")
 }

@@ -125,7 +125,7 @@ func createContainer(ctx context.Context, g *globals, r *request, start *engine.
 
 // createPulled makes the container, of an image that is pulled where --pull says so.
 func createPulled(ctx context.Context, g *globals, e *engine.Engine, r *request, start *engine.StartOptions) (*engine.Container, error) {
-	o := engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Run: start}
+	o := engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Networks: r.Nets, Run: start}
 	pull := func() error {
 		p := pullOptions{quiet: r.Quiet, verify: true, platform: r.Host.Platform}
 		return pullFor(ctx, g, r.Config.Image, p)

@@ -135,6 +135,9 @@ func hintOf(err error) string {
 	var input *engine.InputError
 	var state *engine.StateError
 	var ambiguous *engine.AmbiguousError
+	if hint := networkHint(err); hint != "" {
+		return hint
+	}
 	switch {
 	case errors.As(err, &input):
 		return input.Hint

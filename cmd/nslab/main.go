@@ -91,6 +91,7 @@ var commands = []func(*globals) *cobra.Command{
 	newContainerCmd,
 	newImageCmd,
 	newVolumeCmd,
+	newNetworkCmd,
 	newSystemCmd,
 	newLoginCmd,
 	newLogoutCmd,

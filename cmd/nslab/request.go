@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ type request struct {
 	Name   string // empty for one that nslab invents
 	Config engine.Config
 	Host   engine.HostConfig
+	Nets   []engine.EndpointOptions
 
 	Detach     bool
 	SigProxy   bool
@@ -34,7 +36,7 @@ func (f *runFlags) request(flags *pflag.FlagSet, args []string) (*request, error
 	if r.DetachKeys, err = opts.DetachKeys(f.detachKeys); err != nil {
 		return nil, refuse("for example ctrl-p,ctrl-q", "--detach-keys: %w", err)
 	}
-	for _, part := range []func(*pflag.FlagSet, *request) error{f.config, f.host, f.mounts, f.resources} {
+	for _, part := range []func(*pflag.FlagSet, *request) error{f.config, f.host, f.networks, f.mounts, f.resources} {
 		if err := part(flags, r); err != nil {
 			return nil, withStatus(exitEngine, err)
 		}
@@ -98,7 +100,7 @@ func (f *runFlags) host(flags *pflag.FlagSet, r *request) error {
 		return err
 	}
 	r.Host = engine.HostConfig{
-		ContainerIDFile: f.cidfile, LogConfig: logs, NetworkMode: f.network.String(), AutoRemove: f.rm,
+		ContainerIDFile: f.cidfile, LogConfig: logs, AutoRemove: f.rm,
 		RestartPolicy: engine.RestartPolicy{Name: f.restart.String()},
 		CapAdd:        f.capAdd.Values(), CapDrop: f.capDrop.Values(), ExtraHosts: f.addHost.Values(),
 		DNS: notNil(f.dns), DNSOptions: notNil(f.dnsOption), DNSSearch: notNil(f.dnsSearch),
@@ -110,6 +112,49 @@ func (f *runFlags) host(flags *pflag.FlagSet, r *request) error {
 	}
 	if security.Unconfined {
 		r.Host.MaskedPaths, r.Host.ReadonlyPaths = []string{}, []string{} // none, where nil would be the usual ones
+	}
+	return nil
+}
+
+// networks fills in how the container is connected, and which ports of it are the host's.
+func (f *runFlags) networks(_ *pflag.FlagSet, r *request) (err error) {
+	r.Host.NetworkMode = "default"
+	r.Nets = slices.Clone(f.network.Values())
+	if len(r.Nets) > 0 {
+		r.Host.NetworkMode = r.Nets[0].Network
+	}
+	// What is said without a network is meant for the first.
+	ip, ip6, mac, aliases := f.ip.String(), f.ip6.String(), f.macAddress.String(), f.networkAlias.Values()
+	if ip+ip6+mac != "" || len(aliases) > 0 {
+		if len(r.Nets) == 0 {
+			r.Nets = []engine.EndpointOptions{{Network: "default"}}
+		}
+		first := &r.Nets[0]
+		if ip != "" {
+			first.IPv4 = netip.MustParseAddr(ip)
+		}
+		if ip6 != "" {
+			first.IPv6 = netip.MustParseAddr(ip6)
+		}
+		if mac != "" {
+			first.MAC = mac
+		}
+		first.Aliases = append(slices.Clone(first.Aliases), aliases...)
+	}
+	r.Host.PublishAllPorts = f.publishAll
+	exposed, bindings, err := opts.Ports(f.publish.Values())
+	if err != nil {
+		return err
+	}
+	more, err := opts.Exposed(f.expose.Values())
+	if err != nil {
+		return err
+	}
+	if maps.Copy(exposed, more); len(exposed) > 0 {
+		r.Config.ExposedPorts = exposed
+	}
+	if len(bindings) > 0 {
+		r.Host.PortBindings = bindings
 	}
 	return nil
 }

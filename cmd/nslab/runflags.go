@@ -23,11 +23,15 @@ type runFlags struct {
 	stopSignal                                       *opts.Word
 
 	// Namespaces, network and rights.
-	pid, ipc, uts, userns, cgroupns, network *opts.Word
-	addHost, dns, dnsOption, dnsSearch       *opts.List
-	capAdd, capDrop, securityOpt             *opts.List
-	privileged                               bool
-	sysctl                                   *opts.Map
+	pid, ipc, uts, userns, cgroupns    *opts.Word
+	network                            opts.Networks
+	ip, ip6, macAddress                *opts.Word
+	networkAlias, publish, expose      *opts.List
+	publishAll                         bool
+	addHost, dns, dnsOption, dnsSearch *opts.List
+	capAdd, capDrop, securityOpt       *opts.List
+	privileged                         bool
+	sysctl                             *opts.Map
 
 	// Files.
 	volume, mount, logOpt *opts.List
@@ -141,8 +145,16 @@ func (f *runFlags) addSurroundings(flags *pflag.FlagSet) {
 	f.uts = a.word("uts", "", "", "UTS namespace to use: host", opts.UTSMode)
 	f.userns = a.word("userns", "", "", "User namespace to use (host)", opts.UsernsMode)
 	f.cgroupns = a.word("cgroupns", "", "", "Cgroup namespace to use: private, host", opts.CgroupnsMode)
-	f.network = a.word("network", "", "default", "Connect a container to a network: none, host, container:NAME", opts.NetworkMode)
-	a.hidden("net", f.network)
+	a.Var(&f.network, "network", "Connect a container to a network: NAME, none, host, container:NAME")
+	a.hidden("net", &f.network)
+	f.ip = a.word("ip", "", "", "IPv4 address (e.g., 172.30.100.104)", opts.IPv4)
+	f.ip6 = a.word("ip6", "", "", "IPv6 address (e.g., 2001:db8::33)", opts.IPv6)
+	f.macAddress = a.word("mac-address", "", "", "Container MAC address (e.g., 92:d0:c6:0a:29:33)", opts.MAC)
+	f.networkAlias = a.list("network-alias", "", "Add network-scoped alias for the container", opts.Alias)
+	a.hidden("net-alias", f.networkAlias)
+	f.publish = a.list("publish", "p", "Publish a container's port(s) to the host", opts.Publish)
+	a.BoolVarP(&f.publishAll, "publish-all", "P", false, "Publish all exposed ports to random ports")
+	f.expose = a.list("expose", "", "Expose a port or a range of ports", opts.Expose)
 	f.addHost = a.list("add-host", "", "Add a custom host-to-IP mapping (host:ip)", opts.ExtraHost)
 	f.dns = a.list("dns", "", "Set custom DNS servers", opts.IP)
 	f.dnsOption = a.list("dns-option", "", "Set DNS options", opts.Line)
@@ -201,19 +213,17 @@ func (f *runFlags) addLimits(flags *pflag.FlagSet) {
 // why it does nothing here, and not that it is unknown.
 func addUnsupported(flags *pflag.FlagSet) {
 	const (
-		network  = "nslab has no networks of its own yet: there are none, host and container:NAME"
+		network  = "containers on a network of their own ('nslab network create') find each other by name"
 		health   = "nslab has no health checks: they need a daemon"
 		windows  = "it is for Windows"
 		later    = "nslab has not got it yet"
 		external = "nslab has no plugins"
 	)
 	for _, u := range []struct{ name, letter, kind, why string }{
-		{"annotation", "", "map", later}, {"expose", "", "list", network}, {"gpus", "", "gpu-request", later},
+		{"annotation", "", "map", later}, {"gpus", "", "gpu-request", later},
 		{"health-cmd", "", "string", health}, {"health-interval", "", "duration", health}, {"health-retries", "", "int", health},
 		{"health-start-interval", "", "duration", health}, {"health-start-period", "", "duration", health}, {"health-timeout", "", "duration", health},
-		{"ip", "", "string", network}, {"ip6", "", "string", network}, {"link", "", "list", network}, {"link-local-ip", "", "list", network},
-		{"mac-address", "", "string", network}, {"network-alias", "", "list", network}, {"net-alias", "", "list", network},
-		{"publish", "p", "list", network}, {"publish-all", "P", "bool", network},
+		{"link", "", "list", network}, {"link-local-ip", "", "list", later},
 		{"kernel-memory", "", "bytes", "the kernel has no such limit since Linux 5.16: use --memory"},
 		{"cpu-count", "", "int", windows}, {"cpu-percent", "", "int", windows}, {"io-maxbandwidth", "", "bytes", windows},
 		{"io-maxiops", "", "uint", windows}, {"isolation", "", "string", windows},

@@ -13,6 +13,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/filter"
 	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/engine/network"
 	"github.com/nslab/nslab/image"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 )
@@ -25,6 +26,7 @@ type systemPrune struct {
 	keep   func(*engine.Container) bool
 	images func(*image.Image) bool
 	unused func(*volumes.Volume) bool
+	lonely func(*network.Network) bool
 }
 
 func newSystemPruneCmd(g *globals) *cobra.Command {
@@ -32,10 +34,13 @@ func newSystemPruneCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove what is not used",
-		Long: `Remove stopped containers and images without a name; with --all, all images
-that no container has; with --volumes, the volumes that no container has and
-that nobody gave a name. What killed commands have left goes as well: half-made
-containers, names, control groups.
+		Long: `Remove stopped containers, networks to which none is connected, and images
+without a name; with --all, all images that no container has; with --volumes,
+the volumes that no container has and that nobody gave a name. What killed
+commands have left goes as well: half-made containers, names, control groups,
+addresses, links, rules. When no network is left in use, nothing of nslab's is
+left on the host: the default bridge and the table of rules are removed, and
+ip_forward is turned off again if it was off before.
 
 The filters are until=TIME, label=NAME[=VALUE] and label!=….`,
 		Example: `  nslab system prune
@@ -79,6 +84,9 @@ func (p *systemPrune) check(now time.Time) (err error) {
 	if p.all, p.images, err = pruneFilter(p.filters, p.all, now); err != nil {
 		return err
 	}
+	if p.lonely, err = prunedNetworks(p.filters); err != nil {
+		return err
+	}
 	if p.volumes {
 		p.unused, err = prunedVolumes(p.filters, false)
 	}
@@ -86,7 +94,7 @@ func (p *systemPrune) check(now time.Time) (err error) {
 }
 
 func (p *systemPrune) warning() string {
-	text := "WARNING! This will remove:\n  - all stopped containers\n"
+	text := "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n"
 	if p.volumes {
 		text += "  - all anonymous volumes not used by at least one container\n"
 	}
@@ -115,7 +123,11 @@ func (p *systemPrune) run(ctx context.Context, g *globals, out io.Writer, e *eng
 	containers, containersErr := e.Prune(ctx, p.keep)
 	total := containers.Bytes
 	printList(out, "Deleted Containers:", containers.IDs)
-	errs := []error{reapErr, containersErr}
+	networks, networksErr := e.PruneNetworks(ctx, p.lonely)
+	printList(out, "Deleted Networks:", networks)
+	host, hostErr := e.ReapNetworks(ctx, true)
+	printList(out, "Taken off the host:", host)
+	errs := []error{reapErr, containersErr, networksErr, hostErr}
 	if p.volumes {
 		names, bytes, err := e.PruneVolumes(ctx, p.unused)
 		total, errs = total+bytes, append(errs, err)

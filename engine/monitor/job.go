@@ -12,6 +12,7 @@
 package monitor
 
 import (
+	"net/netip"
 	"time"
 
 	container "github.com/nslab/nslab/labs/12-container"
@@ -36,6 +37,11 @@ const (
 type Outline struct {
 	Container container.Config // as container.Begin needs it
 	Traced    bool             // report the system calls
+
+	Connected bool // say who the init is, so that its network namespace can be connected
+	Resolver  bool // answer for names in there
+	HeldFD    int  // the first of the sockets that hold the host's ports
+	Held      int  // how many there are
 }
 
 // Job is the second: all the rest.
@@ -51,15 +57,29 @@ type Job struct {
 	First     *stream.Client // the client whose connection comes with the job: nil for none
 	Durable   bool           // sync ExitFile
 	Traced    bool           // report the system calls
+	Networks  *Networks      // nil for none that would have to be given back
 
 	// What to execute when it is over, in a container that is to be removed and whose client is gone.
 	Remove []string
+}
+
+// Networks are those of the container, as far as the monitor has to do with them.
+type Networks struct {
+	Root, RunRoot string
+	Relays        []Relay // one for each port that it holds
+}
+
+// Relay is where what arrives at a port of the host is to go, if the kernel's rules do not lead it there.
+type Relay struct {
+	Proto  string
+	Target netip.AddrPort
 }
 
 // Report is what a monitor says to the one who started it.
 type Report struct {
 	Record  *trace.Record
 	Warning string
+	Born    int                  // the init, which has its namespaces
 	Started *Started             // the program runs
 	Error   *container.InitError // or does not, and nothing is left of it
 }

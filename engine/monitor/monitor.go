@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/pages"
+	"github.com/nslab/nslab/engine/resolver"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
 	"github.com/nslab/nslab/wire"
@@ -48,6 +50,10 @@ type monitor struct {
 	theirs  []*os.File // the container's ends of its pipes
 	c       *container.Container
 	run     Run
+	held    []*os.File // the host's ports
+	relays  sync.WaitGroup
+	unrelay func() // ends them
+	names   *resolver.Server
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }
 
@@ -72,7 +78,13 @@ func monitorMain() {
 		ctx = trace.With(ctx, func(r trace.Record) { m.report(Report{Record: &r}) })
 	}
 	var err error
+	for fd := outline.HeldFD; fd < outline.HeldFD+outline.Held; fd++ {
+		unix.CloseOnExec(fd)
+	}
 	if m.c, err = container.Begin(ctx, outline.Container); err == nil {
+		err = m.networks(ctx, &outline)
+	}
+	if err == nil {
 		if err = wire.Read(m.reports, &m.Job); err != nil {
 			err = errors.Join(errUnwanted, m.c.Abort(ctx))
 		}
@@ -191,12 +203,14 @@ func (m *monitor) attach(s stream.Config) (err error) {
 func (m *monitor) stay() {
 	// The spec was told to the container, and is not needed again.
 	m.Container = container.Config{}
+	m.relay()
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
 	// Now its PID namespace is empty. What is left in the control group came from outside, and ends too: nobody is to hold
 	// the output open that is read to its end next.
 	err := m.c.Delete(ctx, true)
+	err = errors.Join(err, m.disconnect(ctx))
 	exit.FinishedAt = time.Now().UTC()
 	if err != nil {
 		exit.Error = err.Error()

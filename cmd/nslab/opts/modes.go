@@ -1,7 +1,6 @@
 package opts
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -48,17 +47,6 @@ func CgroupnsMode(value string) (string, error) {
 
 // UsernsMode checks --userns. Root's containers are in the host's user namespace anyway, and an ordinary user's cannot be.
 func UsernsMode(value string) (string, error) { return oneOf("USER", false, "host")(value) }
-
-// NetworkMode checks --network.
-func NetworkMode(value string) (string, error) {
-	if slices.Contains([]string{"default", "none", "host"}, value) || ofContainer(value) {
-		return value, nil
-	}
-	if value == "" {
-		return "", errors.New("no name set for network")
-	}
-	return "", fmt.Errorf("network %s not found: there are none, host and container:NAME", printable(value))
-}
 
 // Pull checks --pull.
 func Pull(value string) (string, error) {

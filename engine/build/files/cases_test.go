@@ -71,7 +71,7 @@ func readCases(t *testing.T) (base []string, all []oneCase) {
 }
 
 // must is for what a test has made itself.
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +342,7 @@ func changes(before, after map[string]string) (list []string) {
 	return list
 }
 
-func openTree(t *testing.T, dir string) *rootfs.Tree {
+func openTree(t testing.TB, dir string) *rootfs.Tree {
 	t.Helper()
 	tree, err := rootfs.OpenTree(t.Context(), dir)
 	must(t, err)

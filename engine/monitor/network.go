@@ -1,0 +1,81 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/nslab/nslab/engine/network"
+	"github.com/nslab/nslab/engine/resolver"
+	stage "github.com/nslab/nslab/labs/09-network"
+)
+
+// What a monitor has to do with networks: it holds the ports of the host and answers for names, as long as the container runs; and at
+// the end it gives everything back, so that nothing of a container leads to nowhere.
+
+// networks tells whoever started us where the container's namespaces are, and takes the sockets for what is to come.
+func (m *monitor) networks(ctx context.Context, o *Outline) (err error) {
+	for fd := o.HeldFD; fd < o.HeldFD+o.Held; fd++ {
+		m.held = append(m.held, os.NewFile(uintptr(fd), "port"))
+	}
+	if o.Resolver {
+		m.names, err = resolver.Listen(ctx, fmt.Sprintf("/proc/%d/ns/net", m.c.Pid))
+		if err != nil {
+			return errors.Join(err, m.c.Abort(context.WithoutCancel(ctx)))
+		}
+	}
+	if o.Connected {
+		m.report(Report{Born: m.c.Pid})
+	}
+	return nil
+}
+
+// relay serves what arrives at the host's ports in spite of the kernel's rules, and the container's questions for names.
+func (m *monitor) relay() {
+	if m.Networks == nil {
+		return
+	}
+	if m.names != nil {
+		m.names.Serve(resolver.Lookup{Root: m.Networks.Root, RunRoot: m.Networks.RunRoot, RunDir: m.RunDir})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.unrelay = cancel
+	for i, r := range m.Networks.Relays {
+		if i >= len(m.held) {
+			break
+		}
+		if h, err := stage.HeldFile(r.Proto, m.held[i]); err == nil {
+			m.relays.Go(func() { h.Relay(ctx, r.Target) })
+		}
+	}
+}
+
+// drop gives the host's ports back: before anybody hears of the end, or who starts the container again would find them taken.
+func (m *monitor) drop() {
+	if m.unrelay != nil {
+		m.unrelay()
+		m.relays.Wait()
+	}
+	for _, f := range m.held {
+		f.Close()
+	}
+	m.held = nil
+}
+
+// disconnect gives back what the container has of networks, whatever it is by now.
+func (m *monitor) disconnect(ctx context.Context) error {
+	if m.Networks == nil {
+		return nil
+	}
+	defer m.drop()
+	b, err := network.LoadSandbox(m.RunDir)
+	if err != nil || b == nil {
+		return err
+	}
+	// Whoever shares the network namespace keeps it alive. The container's links go all the same: others will get its addresses.
+	shared, _ := filepath.Glob(filepath.Join(m.RunDir, network.SharedPrefix+"*"))
+	store := network.Open(m.Networks.Root, m.Networks.RunRoot, nil)
+	return store.Detach(ctx, b, m.RunDir, len(shared) > 0)
+}
