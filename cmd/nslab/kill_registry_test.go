@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/nslab/nslab/course/coursetest"
 	"github.com/nslab/nslab/image"
@@ -100,6 +101,9 @@ func newStoreMachine(t *testing.T) *storeMachine {
 func (m *storeMachine) tree(t *testing.T, layer int) string {
 	t.Helper()
 	dir := filepath.Join(m.dir, fmt.Sprint("tree-", layer))
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
 	for f := range 100 {
 		name := filepath.Join(dir, fmt.Sprint(f%7), fmt.Sprint(layer, "-", f))
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -168,13 +172,15 @@ func (m *storeMachine) whole(t *testing.T) {
 			}
 		}
 	}
-	sums := exec.Command("sh", "-c", `cd images/blobs/sha256 2>/dev/null || exit 0; for b in *; do test "$b" = "*" || echo "$b  $b"; done | sha256sum -c --quiet --ignore-missing`)
-	sums.Dir = m.dir
-	if _, err := os.Stat(m.root()); err == nil {
-		sums.Dir = m.root()
+	blobs, err := filepath.Glob(filepath.Join(m.root(), "images/blobs/sha256/*"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if out, err := sums.CombinedOutput(); err != nil && !bytes.Contains(out, []byte("no file was verified")) {
-		t.Errorf("blobs: %v: %s", err, out)
+	for _, name := range blobs {
+		data, err := os.ReadFile(name)
+		if err != nil || digest.FromBytes(data).Encoded() != filepath.Base(name) {
+			t.Errorf("blob %s is another one: %v", name, err)
+		}
 	}
 	resp, err := http.Get(m.server.URL + "/v2/x/manifests/latest")
 	if err != nil {
