@@ -25,6 +25,7 @@ type systemPrune struct {
 	keep   func(*engine.Container) bool
 	images func(*image.Image) bool
 	unused func(*volumes.Volume) bool
+	cache  func(image.CacheEntry) bool // nil: all
 }
 
 func newSystemPruneCmd(g *globals) *cobra.Command {
@@ -34,8 +35,9 @@ func newSystemPruneCmd(g *globals) *cobra.Command {
 		Short: "Remove what is not used",
 		Long: `Remove stopped containers and images without a name; with --all, all images
 that no container has; with --volumes, the volumes that no container has and
-that nobody gave a name. What killed commands have left goes as well: half-made
-containers, names, control groups.
+that nobody gave a name. The build cache goes, but for layers that images have
+as well, which with --all are forgotten, too. What killed commands have left
+goes as well: half-made containers, names, control groups.
 
 The filters are until=TIME, label=NAME[=VALUE] and label!=….`,
 		Example: `  nslab system prune
@@ -80,7 +82,15 @@ func (p *systemPrune) check(now time.Time) (err error) {
 		return err
 	}
 	if p.volumes {
-		p.unused, err = prunedVolumes(p.filters, false)
+		if p.unused, err = prunedVolumes(p.filters, false); err != nil {
+			return err
+		}
+	}
+	before, err := untilTime(p.filters, now)
+	if !p.all || !before.IsZero() {
+		p.cache = func(c image.CacheEntry) bool {
+			return (p.all || !c.Shared) && (before.IsZero() || c.Used.Before(before))
+		}
 	}
 	return err
 }
@@ -94,6 +104,11 @@ func (p *systemPrune) warning() string {
 		text += "  - all images without at least one container associated to them\n"
 	} else {
 		text += "  - all dangling images\n"
+	}
+	if p.all {
+		text += "  - all build cache\n"
+	} else {
+		text += "  - unused build cache\n"
 	}
 	text += "  - what killed commands have left\n"
 	var filters string
@@ -129,6 +144,11 @@ func (p *systemPrune) run(ctx context.Context, g *globals, out io.Writer, e *eng
 			printRemoved(done, "untagged: ", "deleted: ")
 			fmt.Fprintln(out)
 		}
+	}
+	if ctx.Err() == nil && !p.filters.Has("label") && !p.filters.Has("label!") { // nothing in the cache has labels
+		ids, bytes, err := e.Images().PruneCache(p.cache)
+		total, errs = total+bytes, append(errs, err)
+		printList(out, "Deleted build cache objects:", ids)
 	}
 	_, err := fmt.Fprintln(out, "Total reclaimed space:", format.Size(total))
 	return errors.Join(append(errs, err)...)
