@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,14 +33,19 @@ type cacheRecord struct {
 	Size    int64
 	Created time.Time
 	Image   *time.Time `json:",omitempty"` // of an image instead: the time that it bears
+	Key     string     `json:",omitempty"` // instead: the key under which the layer is known
 }
 
-// Cached finds the layer that the cache knows by a key.
-func (d *Draft) Cached(key string) (l *Layer, err error) {
+// Cached finds the layer that the cache knows by a key. known is the key again or, of an alias, the one that it stands for.
+func (d *Draft) Cached(key string) (l *Layer, known string, err error) {
 	var rec cacheRecord
 	err = d.s.locked(unix.LOCK_SH, func() error {
 		var ok bool
-		if rec, ok = d.s.cacheRecord(key); !ok || rec.Image != nil {
+		if rec, ok = d.s.cacheRecord(key); ok && rec.Key != "" {
+			key = rec.Key
+			rec, ok = d.s.cacheRecord(key)
+		}
+		if !ok || !rec.ofLayer() {
 			return fs.ErrNotExist
 		}
 		_, err := d.s.layerInfo(rec.Chain)
@@ -57,15 +60,27 @@ func (d *Draft) Cached(key string) (l *Layer, err error) {
 		return d.need(rec.Chain, rec.Blob.Digest)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	return &Layer{
 		Blob: rec.Blob, DiffID: rec.DiffID, Size: rec.Size, Created: rec.Created, chain: rec.Chain,
 		dir: d.s.layerPath(rec.Chain, "diff"),
-	}, nil
+	}, key, nil
+}
+
+// ofLayer says whether a record is of a layer.
+func (r *cacheRecord) ofLayer() bool {
+	return isDigest(r.Chain) && isDigest(r.DiffID) && isDigest(r.Blob.Digest)
+}
+
+// Alias lets the cache know a layer by one more key.
+func (d *Draft) Alias(alias, key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aliases[alias] = key
 }
 
 // cacheRecord reads one; what is not as it was written does not count.
@@ -74,7 +89,7 @@ func (s *Store) cacheRecord(key string) (rec cacheRecord, ok bool) {
 	if err != nil || !isHex(key, 64) || json.Unmarshal(data, &rec) != nil {
 		return rec, false
 	}
-	return rec, rec.Image != nil || isDigest(rec.Chain) && isDigest(rec.DiffID) && isDigest(rec.Blob.Digest)
+	return rec, rec.Image != nil || isHex(rec.Key, 64) || rec.ofLayer()
 }
 
 // ImageTime is the time that an image bears: the first time it was made, now, and that time whenever it is made again. key
@@ -99,11 +114,6 @@ func (d *Draft) writeRecords() error {
 	if len(d.records)+len(d.aliases)+len(d.times) == 0 {
 		return nil
 	}
-	for _, a := range d.aliases { // of a layer that is not to be remembered, nothing is
-		if a.layer.room == "" || slices.Contains(slices.Collect(maps.Values(d.records)), a.layer) {
-			d.records[a.key] = a.layer
-		}
-	}
 	if err := os.MkdirAll(d.s.images(cacheDir), 0o700); err != nil {
 		return storeError("write the build cache", err)
 	}
@@ -119,6 +129,11 @@ func (d *Draft) writeRecords() error {
 	}
 	for key, l := range d.records {
 		if err := write(key, cacheRecord{Chain: l.chain, DiffID: l.DiffID, Blob: l.Blob, Size: l.Size, Created: l.Created}); err != nil {
+			return err
+		}
+	}
+	for alias, key := range d.aliases {
+		if err := write(alias, cacheRecord{Key: key}); err != nil {
 			return err
 		}
 	}
@@ -151,7 +166,7 @@ func (s *Store) cacheRecords(visit func(key string, rec cacheRecord, ok bool) er
 // markCache notes what the cache needs.
 func (s *Store) markCache(blobs, chains map[string]bool) error {
 	return s.cacheRecords(func(_ string, rec cacheRecord, ok bool) error {
-		if ok && rec.Image == nil {
+		if ok && rec.ofLayer() {
 			blobs[rec.Blob.Digest.Encoded()], chains[rec.Chain.Encoded()] = true, true
 		}
 		return nil
@@ -195,7 +210,7 @@ func (s *Store) CacheUsage() (u CacheUsage, err error) {
 	}
 	seen := map[digest.Digest]bool{}
 	err = s.cacheRecords(func(_ string, rec cacheRecord, ok bool) error {
-		if !ok || rec.Image != nil {
+		if !ok || !rec.ofLayer() {
 			return nil
 		}
 		u.Records++

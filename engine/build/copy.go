@@ -58,7 +58,7 @@ func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string)
 		return errors.Join(err, root.Close())
 	})
 	if err == nil && quick != "" {
-		r.b.draft.Alias(quick, r.st.top())
+		r.b.draft.Alias(quick, r.st.key)
 	}
 	return outcome, err
 }

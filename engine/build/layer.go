@@ -22,7 +22,7 @@ func (r *run) cached(key, shown string) (bool, error) {
 	if r.st.done {
 		return false, nil
 	}
-	l, err := r.b.draft.Cached(key)
+	l, key, err := r.b.draft.Cached(key)
 	if err != nil || l == nil {
 		return false, err
 	}
