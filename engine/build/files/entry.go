@@ -102,7 +102,7 @@ type spot struct {
 	path string // of both, below the root
 }
 
-// entry makes one file, link or folder, and remembers in e.out where what it holds goes. to is where the source itself goes.
+// entry makes one file, link or folder. to is where the source itself goes.
 func (c *copier) entry(e *entry, to string) error {
 	if c.sum != nil {
 		if err := c.sum.entry(e); err != nil {

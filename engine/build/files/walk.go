@@ -26,7 +26,6 @@ type entry struct {
 	target string  // of a link
 	dir    *folder // the open folder that it is in; of a source itself too, but for the root
 	up     *entry  // its folder's
-	out    any     // for whoever visits
 
 	visited bool // folders: visit was called
 	ignored patternmatcher.MatchInfo
