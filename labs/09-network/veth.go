@@ -177,7 +177,7 @@ func (e Endpoint) arrange(ctx context.Context) error {
 			return err
 		}
 	}
-	return listening(ctx, e.Inside, e.Addresses)
+	return listening(ctx, e.Addresses)
 }
 
 // quiet keeps the kernel from giving the device addresses and routes of its own accord, before it is up.
