@@ -219,7 +219,7 @@ func (c *Container) portError(err error, port int, proto string) error {
 	case taken.Pid == os.Getpid():
 		e.Owner = "this container"
 	default:
-		e.Owner = fmt.Sprintf("process %d (%s)", taken.Pid, taken.Command)
+		e.Owner = fmt.Sprintf("process %d (%s)", taken.Pid, strings.Trim(taken.Command, `"`))
 		if name := c.engine.monitorOf(taken.Pid); name != "" {
 			e.Owner = "container " + name
 		}
