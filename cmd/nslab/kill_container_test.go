@@ -251,9 +251,10 @@ func (m *machine) clear(t *testing.T) {
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		m.must(t, "prune", "-f")
 		if left = m.leftovers(); len(left) == 0 {
-			return
+			break
 		}
 	}
+	left = append(left, suite.Leaks(m.dir, m.run)...) // rules and bridges, too
 	for _, l := range left {
 		t.Errorf("left behind: %s", l)
 	}
