@@ -45,7 +45,14 @@ func (f Firewall) AddNetwork(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	return f.add(ctx, list)
+	if there, err := f.Exists(ctx); err != nil {
+		return err
+	} else if !there {
+		if err := f.create(ctx); err != nil {
+			return err
+		}
+	}
+	return f.transact(ctx, nil, list)
 }
 
 // RemoveNetwork takes back what AddNetwork did.
@@ -64,7 +71,7 @@ func (f Firewall) Publish(ctx context.Context, owner string, ports ...Port) erro
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	err = f.add(ctx, list)
+	err = f.transact(ctx, nil, list)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
@@ -153,6 +160,37 @@ func (f Firewall) Remove(ctx context.Context) error {
 	return nil
 }
 
+// Exists says whether the table is there. Somebody who empties the packet filter of the whole machine empties it, too; then
+// [Firewall.Sync] is to be called.
+func (f Firewall) Exists(ctx context.Context) (bool, error) {
+	names, err := Tables(ctx, f.Table)
+	return slices.Contains(names, f.Table), err
+}
+
+// Tables lists the tables of family inet whose names begin so.
+func Tables(ctx context.Context, prefix string) (names []string, err error) {
+	err = message(ctx,
+		func() string { return "sendmsg(NFT_MSG_GETTABLE: nft list tables inet)" },
+		func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			all, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+			names = nil
+			for _, t := range all {
+				if strings.HasPrefix(t.Name, prefix) {
+					names = append(names, t.Name)
+				}
+			}
+			return err
+		})
+	if err != nil {
+		return nil, &Error{"list firewall tables", "", err}
+	}
+	return names, nil
+}
+
 func (f Firewall) table() *nftables.Table {
 	return &nftables.Table{Name: f.Table, Family: nftables.TableFamilyINet}
 }
@@ -194,9 +232,6 @@ func (f Firewall) create(ctx context.Context) error {
 	}
 	return nil
 }
-
-// add adds elements, to a new table if there is none.
-func (f Firewall) add(ctx context.Context, list []element) error { return f.transact(ctx, nil, list) }
 
 // remove removes elements that are thought to be there. If one is not, or none is known, it looks for what the owner has in
 // these sets, or in all.
@@ -277,16 +312,28 @@ func inSets(t *nftables.Table, list []element, f func(*nftables.Set, []nftables.
 func (f Firewall) commit(ctx context.Context, text func() string, fill func(*nftables.Conn) error) error {
 	return trace.Call(ctx, 1, text, func() error {
 		return again(ctx, func() error {
-			c, err := nftables.New(nftables.WithSockOptions(buffers))
+			c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(buffers))
 			if err != nil {
 				return err
 			}
+			// What was deleted is freed after an RCU grace period, and to close a socket waits for that: 5 to 10 ms in which the
+			// deletion has long taken place (nft_rcv_nl_event in net/netfilter/nf_tables_api.c). Nobody has to see that.
+			defer func() { go c.CloseLasting() }()
 			if err := fill(c); err != nil {
 				return err
 			}
-			return c.Flush()
+			return firstErrno(c.Flush())
 		})
 	})
+}
+
+// firstErrno is what the kernel said first: each message of a transaction that fails is answered, and the answers to the later
+// ones only follow from that.
+func firstErrno(err error) error {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		return errno
+	}
+	return err
 }
 
 // buffers makes room for a transaction of thousands of ports, which is sent in one piece.

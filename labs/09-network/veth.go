@@ -74,6 +74,7 @@ func (e Endpoint) Attach(ctx context.Context, ns *Namespace) (err error) {
 func (e Endpoint) pair(ctx context.Context, h *netlink.Handle, ns *Namespace) (netlink.Link, error) {
 	link := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: e.Inside, PeerTxQLen: -1}
 	link.Name, link.Group, link.MTU = e.Name, group, e.MTU
+	link.NumTxQueues, link.NumRxQueues = 1, 1 // the kernel would prepare one for each processor, and use one
 	link.PeerNamespace = netlink.NsFd(ns.f.Fd())
 	link.PeerHardwareAddr = e.MAC
 	if e.MAC == nil && len(e.Addresses) > 0 {

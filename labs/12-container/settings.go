@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	network "github.com/nslab/nslab/labs/09-network"
 	security "github.com/nslab/nslab/labs/10-security"
 	"github.com/nslab/nslab/trace"
 )
@@ -149,26 +150,10 @@ func limitText(n uint64) string {
 	return strconv.FormatUint(n, 10)
 }
 
-// network brings lo up in a network namespace of its own: without it not even 127.0.0.1 answers.
+// network brings lo up in a network namespace of its own. Everything else that is to be in there comes from outside.
 func (i *initProcess) network(ctx context.Context) error {
 	if i.Clone&unix.CLONE_NEWNET == 0 {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("12-container: open a socket: %w", err)
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	err = trace.Call(ctx, 0,
-		func() string { return `ioctl(SIOCSIFFLAGS, {"lo", IFF_UP|IFF_RUNNING})` },
-		func() error { return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request) })
-	if err != nil {
-		return fmt.Errorf("12-container: bring lo up: %w", err)
-	}
-	return nil
+	return network.LoopbackUp(ctx)
 }
