@@ -25,7 +25,10 @@ func (e *environment) translator(l *Lab, zh bool) func(string) string {
 			return s
 		}
 		for _, l := range append([]*Lab{l}, e.labs...) {
-			if text, ok := l.Zh[s]; ok {
+			if l.Zh == nil {
+				continue
+			}
+			if text, ok := l.Zh()[s]; ok {
 				return text
 			}
 		}

@@ -29,7 +29,7 @@ type Lab struct {
 	Minutes int             // how long a learner takes, reading included
 	Files   fs.FS           // lesson.md, lesson.zh.md and the sources of the stage
 	Steps   []Step          // in the order they are taught
-	Zh      Messages        // what the steps say, in Chinese
+	Zh      func() Messages // what the steps say, in Chinese; made when it is needed, which it is not in most processes
 	Undo    map[string]Undo // how to remove each kind of thing that [T.Make] journals
 }
 

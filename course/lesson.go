@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // lesson is the prose of a lab in one language, parsed from lesson.md or lesson.zh.md.
@@ -40,10 +41,10 @@ type section struct {
 }
 
 var (
-	sectionHead = regexp.MustCompile(`^## ([a-z0-9-]+): (.+)$`)
-	choiceLine  = regexp.MustCompile(`^\d+\. (.+)$`)
-	emphasis    = regexp.MustCompile("\\*([^\\s*`][^*`]*)\\*")
-	boldPrefix  = regexp.MustCompile(`^\*\*[^*]+\*\*\s*`)
+	sectionHead = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^## ([a-z0-9-]+): (.+)$`) })
+	choiceLine  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d+\. (.+)$`) })
+	emphasis    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("\\*([^\\s*`][^*`]*)\\*") })
+	boldPrefix  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\*\*[^*]+\*\*\s*`) })
 )
 
 // lessonOf reads the lab's lesson in lang, "en" or "zh".
@@ -76,8 +77,8 @@ func parseLesson(text string) (*lesson, error) {
 	lines := bufio.NewScanner(strings.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimRight(lines.Text(), " ")
-		head := sectionHead.FindStringSubmatch(line)
-		choice := choiceLine.FindStringSubmatch(line)
+		head := sectionHead().FindStringSubmatch(line)
+		choice := choiceLine().FindStringSubmatch(line)
 		switch {
 		case head != nil:
 			endParagraph()
@@ -89,7 +90,7 @@ func parseLesson(text string) (*lesson, error) {
 			le.title = line[2:]
 		case s != nil && strings.HasPrefix(line, ">"):
 			endParagraph()
-			text := boldPrefix.ReplaceAllString(strings.TrimSpace(line[1:]), "")
+			text := boldPrefix().ReplaceAllString(strings.TrimSpace(line[1:]), "")
 			s.pitfall = joinLines([]string{s.pitfall, plain(text)})
 		case s != nil && strings.HasPrefix(line, "? "):
 			endParagraph()
@@ -117,7 +118,7 @@ func (le *lesson) section(id string) section {
 }
 
 // plain drops the stars of emphasis, which a terminal does not show. Code keeps its quotes.
-func plain(s string) string { return emphasis.ReplaceAllString(s, "$1") }
+func plain(s string) string { return emphasis().ReplaceAllString(s, "$1") }
 
 // joinLines undoes the line breaks of the source. A space goes between words, and between a word and a Chinese character,
 // but not between two Chinese characters nor beside their punctuation.

@@ -183,7 +183,11 @@ func (t *T) undo() error {
 }
 
 func (t *T) say(format string, args ...any) string {
-	return t.lab.Zh.say(t.zh, format, args...)
+	var m Messages
+	if t.zh && t.lab.Zh != nil {
+		m = t.lab.Zh()
+	}
+	return m.say(t.zh, format, args...)
 }
 
 // say formats a message in Chinese where there is a translation, else in English.

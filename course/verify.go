@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 )
 
 // stepID is the form of a step's id. It names the step's folder and is typed by learners.
-var stepID = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+var stepID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`) })
 
 // Verify tells what is wrong with the lab's description: lessons that do not fit its steps or each other. It is for the
 // tests of who writes a lab.
@@ -29,7 +30,7 @@ func (l *Lab) Verify() error {
 		}
 		for i, s := range le.sections {
 			step := l.Steps[i]
-			if !stepID.MatchString(step.ID) {
+			if !stepID().MatchString(step.ID) {
 				fail("step %q: not a name of lower-case letters, digits and hyphens", step.ID)
 			}
 			if s.id != step.ID {

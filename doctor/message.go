@@ -19,8 +19,10 @@ func say(format string, args ...any) Message { return Message{format, args} }
 // In formats the message in lang, "en" or "zh". What has no translation (a command, a path) is the same in both.
 func (m Message) In(lang string) string {
 	format := m.format
-	if t, ok := zh[format]; ok && lang == "zh" {
-		format = t
+	if lang == "zh" {
+		if t, ok := zh()[format]; ok {
+			format = t
+		}
 	}
 	if len(m.args) == 0 {
 		return format

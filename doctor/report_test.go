@@ -169,7 +169,7 @@ func TestTranslations(t *testing.T) {
 		if !letters.MatchString(verb.ReplaceAllString(text, "")) {
 			continue
 		}
-		chinese, ok := zh[text]
+		chinese, ok := zh()[text]
 		if !ok {
 			t.Errorf("%s: %q has no Chinese", file, text)
 			continue

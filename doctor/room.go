@@ -35,8 +35,8 @@ const (
 func init() { reexec.Register(entry, child) }
 
 // patience is how long a probe may be silent until it counts as hung. All of them together take a small part of a
-// second; a machine under load may be a hundred times slower.
-const patience = 5 * time.Second
+// second; an emulated one under strace may be a hundred times slower.
+const patience = 15 * time.Second
 
 // replyFD is the child's end of the pipe for its answers, the first descriptor after stderr.
 const replyFD = 3
@@ -76,7 +76,7 @@ func (a answer) says() Message {
 
 // The answers that the parent gives in the name of a room that cannot.
 const (
-	wrongHang   = "it did not come back within 5 seconds"
+	wrongHang   = "it did not come back within 15 seconds"
 	wrongDied   = "the process that tried it died"
 	wrongSilent = "not tried"
 	wrongUser   = "not tried: nslab cannot run as uid 65534 here"

@@ -24,7 +24,8 @@ type blobWriter struct {
 	done chan struct{} // closed when the goroutine has ended
 	err  error         // why, valid then
 
-	size   int64 // bytes written; the goroutine's
+	size   int64 // of the file, so far; the goroutine's
+	tried  bool  // O_DIRECT
 	direct bool
 }
 
@@ -40,13 +41,19 @@ func aligned(size int) []byte {
 	return b[skip : skip+size : skip+size]
 }
 
-func newBlobWriter(path string) (*blobWriter, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+// newBlobWriter writes a file from an offset on, which is where it ends, and a whole number of blocks. With 0 it begins anew.
+func newBlobWriter(path string, offset int64) (*blobWriter, error) {
+	flags := os.O_CREATE | os.O_WRONLY
+	if offset == 0 {
+		flags |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	w := &blobWriter{
-		f: f, free: make(chan []byte, 3), full: make(chan []byte, 3), quit: make(chan struct{}), done: make(chan struct{}),
+		f: f, size: offset,
+		free: make(chan []byte, 3), full: make(chan []byte, 3), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	for range cap(w.free) {
 		w.free <- nil // made when it is first needed
@@ -64,7 +71,8 @@ func (w *blobWriter) work() {
 			if !more {
 				return
 			}
-			if w.size == 0 && len(p) == blobPart { // it is not small
+			if !w.tried && len(p) == blobPart { // it is not small
+				w.tried = true
 				w.setDirect(true)
 			}
 			if w.err = w.writeOut(p); w.err != nil {

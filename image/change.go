@@ -25,6 +25,7 @@ type change struct {
 	dir    string
 	lock   *os.File
 	layers []*stagedLayer
+	also   func() error // what else becomes part of the store, before the index says so
 	done   bool
 	number atomic.Int64 // of files and folders that have no name of their own yet
 
@@ -44,6 +45,7 @@ func (s *Store) begin(ctx context.Context, name string) (*change, error) {
 		return nil, err
 	}
 	s.sweep()
+	s.settle()
 	for {
 		dir := s.layers(staging + name)
 		var err error
@@ -133,7 +135,7 @@ func (c *change) abort() error {
 // stageBlob puts a small blob into the change.
 func (c *change) stageBlob(mediaType string, data []byte) (ocispec.Descriptor, error) {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	err := os.WriteFile(filepath.Join(c.dir, d.Digest.Encoded()), data, 0o600)
+	err := os.WriteFile(c.path(d.Digest), data, 0o600)
 	if err == nil {
 		c.stage("", d.Digest)
 	}
@@ -143,7 +145,7 @@ func (c *change) stageBlob(mediaType string, data []byte) (ocispec.Descriptor, e
 // stage notes a blob, which is whole, under its digest. path is where it is, if that is not its place in the change yet.
 func (c *change) stage(path string, d digest.Digest) error {
 	if path != "" {
-		if err := os.Rename(path, filepath.Join(c.dir, d.Encoded())); err != nil {
+		if err := os.Rename(path, c.path(d)); err != nil {
 			return err
 		}
 	}
@@ -162,11 +164,11 @@ func (c *change) staged(d digest.Digest) bool {
 	return slices.Contains(c.blobs, d)
 }
 
-// commit makes the change part of the store. The content is on the disk before the first name leads to it: else a crash
-// of the machine could leave whole folders of empty files, with everything that says they are whole.
+// commit makes the change part of the store. The blobs are on the disk before the first name leads to them: else a crash of
+// the machine could leave names of nothing.
 func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 	defer func() { err = errors.Join(err, c.abort()) }()
-	if err := unix.Syncfs(int(c.lock.Fd())); err != nil {
+	if err := c.toDisk(); err != nil {
 		return storeError("write layers to the disk", err)
 	}
 	return c.s.locked(unix.LOCK_EX, func() error {
@@ -176,6 +178,9 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		}
 		if err == nil {
 			err = c.move()
+		}
+		if err == nil && c.also != nil {
+			err = c.also()
 		}
 		if err != nil {
 			return err
@@ -187,26 +192,42 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 // move puts what is staged in its place. No name leads to it yet.
 func (c *change) move() error {
 	for _, d := range c.blobs {
-		if err := os.Rename(filepath.Join(c.dir, d.Encoded()), c.s.blobPath(d)); err != nil {
+		if err := os.Rename(c.path(d), c.s.blobPath(d)); err != nil {
 			return storeError("store blob", err)
 		}
 	}
 	for _, l := range c.layers {
-		if err := moveLayer(l.from, c.s.layerPath(l.to)); err != nil {
+		if err := c.s.moveLayer(l); err != nil {
+			return storeError("store layer", err)
+		}
+	}
+	return storeError("write the image store to the disk", syncAll(c.s.images("blobs", "sha256"), c.s.layers()))
+}
+
+// path is where a blob is staged.
+func (c *change) path(d digest.Digest) string { return filepath.Join(c.dir, d.Encoded()) }
+
+// moveLayer puts a layer in its place. If it is there already, somebody else was faster; it is the same.
+func (s *Store) moveLayer(l *stagedLayer) error {
+	if _, err := s.layerInfo(l.to); err == nil {
+		return nil
+	}
+	// What is there and not whole goes. Nobody uses it: it is from before the machine was booted.
+	aside := s.layers(removing + l.to.Encoded())
+	if err := os.Rename(s.layerPath(l.to), aside); errors.Is(err, unix.ENOTEMPTY) {
+		err = removeTree(s.layerPath(l.to))
+		if err != nil {
 			return err
 		}
 	}
-	err := errors.Join(syncFolder(c.s.images("blobs", "sha256")), syncFolder(c.s.layers()))
-	return storeError("write the image store to the disk", err)
-}
-
-// moveLayer puts a layer in its place. If it is there already, somebody else was faster; it is the same.
-func moveLayer(from, to string) error {
-	err := os.Rename(from, to)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-		return nil
+	if err := s.markUnsettled(l.to); err != nil {
+		return err
 	}
-	return storeError("store layer", err)
+	err := os.Rename(l.from, s.layerPath(l.to))
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return nil // it was unpacked for a container just now
+	}
+	return err
 }
 
 // emptyFolder removes what is in a folder.

@@ -20,8 +20,11 @@ var (
 	// ErrConflict is an image that is not removed because something needs it.
 	ErrConflict = errors.New("conflict")
 
-	// ErrCorrupt is something, in the store or on its way there, that is not what its digest says.
-	ErrCorrupt = errors.New("the content is not what its digest says")
+	// ErrCorrupt is something in the store that is not what its digest says.
+	ErrCorrupt = errors.New("the store's content is not what its digest says")
+
+	// ErrContent is something that came from elsewhere and is not what was announced.
+	ErrContent = errors.New("what came is not what was announced")
 
 	// ErrInstruction is a line of a Dockerfile that changes no image, or not like this.
 	ErrInstruction = errors.New("invalid change")

@@ -32,7 +32,7 @@ type ImportOptions struct {
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*Image, error) {
 	config := ocispec.Image{}
 	var err error
-	if config.Platform, err = parsePlatform(o.Platform); err != nil {
+	if config.Platform, err = ParsePlatform(o.Platform); err != nil {
 		return nil, err
 	}
 	return s.add(ctx, nil, r, addOptions{
@@ -64,7 +64,7 @@ func (s *Store) Commit(ctx context.Context, base *Image, layer func(w io.Writer)
 		a.config.RootFS.DiffIDs = slices.Clone(a.config.RootFS.DiffIDs)
 		a.config.History = slices.Clone(a.config.History)
 	} else {
-		a.config.Platform, _ = parsePlatform("")
+		a.config.Platform, _ = ParsePlatform("")
 	}
 	if o.Config != nil {
 		a.config.Config = *o.Config
@@ -234,8 +234,8 @@ func (s *Store) Tag(i *Image, ref string) error {
 	})
 }
 
-// parsePlatform reads "os/arch/variant". Without anything it is this machine's.
-func parsePlatform(text string) (p ocispec.Platform, err error) {
+// ParsePlatform reads "os/arch/variant". Without anything it is this machine's.
+func ParsePlatform(text string) (p ocispec.Platform, err error) {
 	p = ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	if text == "" {
 		return p, nil

@@ -35,6 +35,7 @@ type layerInfo struct {
 	Marks   int           `json:"marks"`            // whiteouts and opaque folders
 	Opaque  bool          `json:"opaque,omitempty"` // it hides all layers below; overlay does not look for that in a layer's root
 	Form    unionfs.Form  `json:"form"`             // of the marks in diff
+	Boot    string        `json:"boot,omitempty"`   // in which it was written, until it is known to be on the disk
 }
 
 const layerFile = "layer.json"
@@ -46,6 +47,7 @@ const noMarks unionfs.Form = ""
 type expected struct {
 	blob, diff digest.Digest
 	size       int64 // of the blob
+	wrong      error // what it is if it is something else; nil: ErrCorrupt
 }
 
 // ingested is a layer that was read.
@@ -69,6 +71,8 @@ type reading struct {
 	folder string // where it is unpacked, below the change's folder; empty: it is only checked
 	form   unionfs.Form
 	want   expected
+
+	settled bool // it will be on the disk before it gets its name
 }
 
 // ingest reads a layer from r. Several can be read at a time.
@@ -80,7 +84,7 @@ func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingeste
 	name := ""
 	if o.keep {
 		name = filepath.Join(c.dir, fmt.Sprintf("blob-%d", c.number.Add(1)))
-		if blob, err = newBlobWriter(name); err != nil {
+		if blob, err = newBlobWriter(name, 0); err != nil {
 			return in, storeError("write blob", err)
 		}
 		defer func() { err = errors.Join(err, blob.Close()) }()
@@ -115,6 +119,9 @@ func (c *change) ingest(ctx context.Context, r io.Reader, o reading) (in ingeste
 	if !u.Ended && o.want.diff == "" {
 		return in, fmt.Errorf("the archive has no end mark: it was cut off: %w", io.ErrUnexpectedEOF)
 	}
+	if !o.settled {
+		in.Boot = bootID()
+	}
 	if o.folder != "" {
 		err = c.writeInfo(o.folder, in.layerInfo)
 	}
@@ -137,13 +144,17 @@ func (c *change) writeInfo(folder string, info layerInfo) error {
 }
 
 func (e expected) check(in ingested) error {
+	wrong := e.wrong
+	if wrong == nil {
+		wrong = ErrCorrupt
+	}
 	switch {
 	case e.size != 0 && e.size != in.blob.Size:
-		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, ErrCorrupt)
+		return fmt.Errorf("layer has %d bytes, %d were announced: %w", in.blob.Size, e.size, wrong)
 	case e.blob != "" && e.blob != in.blob.Digest:
-		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, ErrCorrupt)
+		return fmt.Errorf("layer is %s, not %s: %w", in.blob.Digest, e.blob, wrong)
 	case e.diff != "" && e.diff != in.DiffID:
-		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, ErrCorrupt)
+		return fmt.Errorf("the layer's content is %s, not %s: %w", in.DiffID, e.diff, wrong)
 	}
 	return nil
 }

@@ -111,12 +111,12 @@ func TestPlatform(t *testing.T) {
 	for text, want := range map[string]string{
 		"linux/arm64": "linux/arm64/", "arm64": "linux/arm64/", "linux/arm/v7": "linux/arm/v7", "Linux/x86_64": "linux/amd64/", "aarch64": "linux/arm64/",
 	} {
-		if p, err := parsePlatform(text); err != nil || p.OS+"/"+p.Architecture+"/"+p.Variant != want {
+		if p, err := ParsePlatform(text); err != nil || p.OS+"/"+p.Architecture+"/"+p.Variant != want {
 			t.Errorf("platform %s = %+v, %v; want %s", text, p, err, want)
 		}
 	}
 	for _, text := range []string{"windows/amd64", "linux/", "/", "linux/a b", "a/b/c/d", "linux/../x"} {
-		if p, err := parsePlatform(text); err == nil {
+		if p, err := ParsePlatform(text); err == nil {
 			t.Errorf("platform %q = %+v; want an error", text, p)
 		}
 	}

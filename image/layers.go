@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
@@ -61,15 +60,6 @@ func (s *Store) Layers(ctx context.Context, i *Image, d unionfs.Driver) ([]strin
 	dirs = dirs[top:]
 	slices.Reverse(dirs)
 	return dirs, nil
-}
-
-// layerInfo reads what is known about an unpacked layer. That it can be read says that the layer is whole.
-func (s *Store) layerInfo(chain digest.Digest) (info layerInfo, err error) {
-	data, err := readSmall(s.layerPath(chain, layerFile), maxManifest)
-	if err == nil {
-		err = jsonfile.Unmarshal(data, &info)
-	}
-	return info, err
 }
 
 // folderFor finds the folder of an unpacked layer that has the form which a driver wants; fs.ErrNotExist says that it is
@@ -134,7 +124,8 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if err := c.fromBlob(ctx, "layer", i.manifest.Layers[n], i.Config.RootFS.DiffIDs[n], form); err != nil {
+	o := reading{folder: "layer", form: form, settled: true, want: expected{diff: i.Config.RootFS.DiffIDs[n]}}
+	if err := c.fromBlob(ctx, i.manifest.Layers[n], o); err != nil {
 		return "", err
 	}
 	if err := unix.Syncfs(int(c.lock.Fd())); err != nil {
@@ -142,10 +133,16 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 	}
 	unpacked := filepath.Join(c.dir, "layer")
 	if whole {
-		err = moveLayer(filepath.Join(unpacked, "diff"), s.layerPath(chain, string(form)))
+		err = os.Rename(filepath.Join(unpacked, "diff"), s.layerPath(chain, string(form)))
 	} else {
-		// A folder without the file that says it is whole: somebody has been at the store by hand.
-		err = errors.Join(removeTree(s.layerPath(chain)), moveLayer(unpacked, s.layerPath(chain)))
+		// A folder that is not whole: of before the machine was booted, or somebody has been at the store by hand.
+		err = removeTree(s.layerPath(chain))
+		if err == nil {
+			err = os.Rename(unpacked, s.layerPath(chain))
+		}
+	}
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		err = nil // somebody else was faster; it is the same
 	}
 	if err == nil {
 		err = syncFolder(s.layers())
@@ -167,13 +164,12 @@ func (s *Store) unpackStored(ctx context.Context, i *Image, n int, d unionfs.Dri
 	return s.unpackStored(ctx, i, n, d)
 }
 
-// fromBlob unpacks a stored layer, or one that this change is going to store, into <dir>/<folder>, and checks both of its
-// digests on the way.
-func (c *change) fromBlob(ctx context.Context, folder string, d ocispec.Descriptor, diff digest.Digest, form unionfs.Form) (err error) {
+// fromBlob unpacks a stored layer, or one that this change is going to store, and checks both of its digests on the way.
+func (c *change) fromBlob(ctx context.Context, d ocispec.Descriptor, o reading) (err error) {
 	if !isDigest(d.Digest) {
 		return fmt.Errorf("digest %q: %w", d.Digest, ErrCorrupt)
 	}
-	blob, err := os.Open(filepath.Join(c.dir, d.Digest.Encoded()))
+	blob, err := os.Open(c.path(d.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		blob, err = os.Open(c.s.blobPath(d.Digest))
 	}
@@ -181,7 +177,8 @@ func (c *change) fromBlob(ctx context.Context, folder string, d ocispec.Descript
 		return err
 	}
 	defer blob.Close()
-	_, err = c.ingest(ctx, blob, reading{folder: folder, form: form, want: expected{blob: d.Digest, diff: diff, size: d.Size}})
+	o.want.blob, o.want.size = d.Digest, d.Size
+	_, err = c.ingest(ctx, blob, o)
 	return err
 }
 

@@ -27,7 +27,7 @@ type oldLayer struct {
 }
 
 // fromNames takes the images of such an archive, from its list of names: repository → tag → id.
-func (in *Incoming) fromNames(ctx context.Context, a archive, text []byte) error {
+func (in *loading) fromNames(ctx context.Context, a archive, text []byte) error {
 	var names map[string]map[string]string
 	if err := json.Unmarshal(text, &names); err != nil {
 		return fmt.Errorf("read %s: %w", oldNames, err)
@@ -54,12 +54,12 @@ func (in *Incoming) fromNames(ctx context.Context, a archive, text []byte) error
 }
 
 // chained makes an image as they are today of a chain.
-func (in *Incoming) chained(ctx context.Context, a archive, id string, names []string) error {
+func (in *loading) chained(ctx context.Context, a archive, id string, names []string) error {
 	var layers []oldLayer // the topmost first
 	l := listed{RepoTags: names}
 	for id != "" {
 		if len(layers) > maxLayers || strings.ContainsAny(id, "/.") {
-			return fmt.Errorf("layer %q: %w", id, ErrCorrupt)
+			return fmt.Errorf("layer %q: %w", id, ErrContent)
 		}
 		text, err := readText(a, id+"/json", maxConfig)
 		if err != nil {
@@ -88,7 +88,7 @@ func (in *Incoming) chained(ctx context.Context, a archive, id string, names []s
 	for n, layer := range slices.Backward(layers) {
 		d := in.looseLayers[found[len(layers)-1-n].Digest]
 		if d == nil {
-			return fmt.Errorf("layer %s: %w", l.Layers[len(layers)-1-n], ErrCorrupt)
+			return fmt.Errorf("layer %s: %w", l.Layers[len(layers)-1-n], ErrContent)
 		}
 		i.Config.RootFS.DiffIDs = append(i.Config.RootFS.DiffIDs, d.DiffID)
 		i.Config.History = append(i.Config.History, ocispec.History{

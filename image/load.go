@@ -36,11 +36,11 @@ var ErrNoImages = errors.New("there are no images in it")
 // Load takes all images of an archive, which is a tar as Docker, Podman or others write it, packed or not, in Docker's form or an
 // OCI layout. A folder is one, too, if in is one. progress may be nil.
 func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) (list []*Image, err error) {
-	in, err := s.Receive(ctx, progress)
+	in, err := s.beginLoading(ctx, progress)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, in.Close()) }()
+	defer func() { err = errors.Join(err, in.close()) }()
 	a, closeArchive, err := in.openArchive(ctx, r)
 	if err != nil {
 		return nil, err
@@ -49,11 +49,11 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 	if err := errors.Join(err, closeArchive()); err != nil {
 		return nil, err
 	}
-	return in.Commit(ctx)
+	return in.commit(ctx)
 }
 
 // openArchive finds out what r is.
-func (in *Incoming) openArchive(ctx context.Context, r io.Reader) (a archive, done func() error, err error) {
+func (in *loading) openArchive(ctx context.Context, r io.Reader) (a archive, done func() error, err error) {
 	nothing := func() error { return nil }
 	if f, ok := r.(*os.File); ok {
 		st, err := f.Stat()
@@ -121,7 +121,7 @@ func (a *seen) open(name string) (io.ReadCloser, int64, error) {
 }
 
 // stream reads an archive from front to back.
-func (in *Incoming) stream(ctx context.Context, r io.Reader) (*seen, error) {
+func (in *loading) stream(ctx context.Context, r io.Reader) (*seen, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	raw := newPipe(ctx, r, nil, maxArchive)
@@ -159,7 +159,7 @@ func (in *Incoming) stream(ctx context.Context, r io.Reader) (*seen, error) {
 const maxArchive = 1 << 40
 
 // member takes what is of interest out of a stream.
-func (in *Incoming) member(ctx context.Context, a *seen, h *tar.Header, content io.Reader) error {
+func (in *loading) member(ctx context.Context, a *seen, h *tar.Header, content io.Reader) error {
 	name := memberName(h.Name)
 	buffered := bufio.NewReaderSize(content, 4096)
 	head, err := buffered.Peek(tarBlock)
@@ -170,7 +170,7 @@ func (in *Incoming) member(ctx context.Context, a *seen, h *tar.Header, content 
 	case looksLikeLayer(head):
 		d := ocispec.Descriptor{MediaType: packingOf(head).mediaType, Digest: digestOf(name), Size: h.Size}
 		if d.Digest != "" && in.has(d) { // what it holds, its manifest says
-			in.progress(Progress{shortMember(name), Exists, h.Size, h.Size})
+			in.tell(shortMember(name), Present, h.Size, h.Size)
 		} else {
 			d, err = in.loose(ctx, name, h.Size, buffered)
 		}
@@ -202,23 +202,23 @@ type looseLayer struct {
 }
 
 // loose reads such a layer.
-func (in *Incoming) loose(ctx context.Context, name string, size int64, r io.Reader) (d ocispec.Descriptor, err error) {
+func (in *loading) loose(ctx context.Context, name string, size int64, r io.Reader) (d ocispec.Descriptor, err error) {
 	in.looseMu.Lock()
 	d, known := in.looseNames[name]
 	in.looseMu.Unlock()
 	if known {
 		return d, nil // several images have it
 	}
-	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name)}}
+	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name), wrong: ErrContent}}
 	if o.form, err = in.c.formOf(1); err != nil { // with its marks, as if it were not the lowest
 		return d, err
 	}
-	counted := &progressReader{r, Progress{shortMember(name), Reading, 0, size}, in.progress}
+	counted := &progressReader{Reader: r, in: in, layer: shortMember(name), size: size}
 	l, err := in.c.ingest(ctx, counted, o)
 	if err != nil {
 		return d, err
 	}
-	in.progress(Progress{shortMember(name), Whole, size, size})
+	in.tell(shortMember(name), Received, size, size)
 	in.looseMu.Lock()
 	defer in.looseMu.Unlock()
 	in.looseNames[name] = l.blob
@@ -239,12 +239,12 @@ func shortMember(name string) string {
 
 // useLoose makes a layer that was read already layer n of an image, if it can be. What was the lowest and has marks is
 // unpacked again, without.
-func (in *Incoming) useLoose(n int, d ocispec.Descriptor, diff, chain digest.Digest) error {
+func (in *loading) useLoose(n int, d ocispec.Descriptor, diff, chain digest.Digest) error {
 	l := in.looseLayers[d.Digest]
 	if l == nil {
 		return nil
 	}
-	if err := (expected{diff: diff, size: d.Size}).check(l.ingested); err != nil {
+	if err := (expected{diff: diff, size: d.Size, wrong: ErrContent}).check(l.ingested); err != nil {
 		return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
 	}
 	if l.folder == "" || in.unpacked(chain) || n == 0 && l.Marks > 0 {
@@ -258,7 +258,7 @@ func (in *Incoming) useLoose(n int, d ocispec.Descriptor, diff, chain digest.Dig
 
 // all takes the images of an archive. Docker's later ones, and ours, have two lists of them: the layout's knows the manifests
 // with their digests, and the older one what the images are called.
-func (in *Incoming) all(ctx context.Context, a archive) error {
+func (in *loading) all(ctx context.Context, a archive) error {
 	list, err := readList(a)
 	if err != nil {
 		return err
@@ -300,7 +300,7 @@ func readList(a archive) (list []listed, err error) {
 }
 
 // fromLayout takes the images of an OCI layout.
-func (in *Incoming) fromLayout(ctx context.Context, a archive, text []byte, list []listed) error {
+func (in *loading) fromLayout(ctx context.Context, a archive, text []byte, list []listed) error {
 	var index ocispec.Index
 	if err := json.Unmarshal(text, &index); err != nil {
 		return fmt.Errorf("read %s: %w", ocispec.ImageIndexFile, err)
@@ -316,7 +316,7 @@ func (in *Incoming) fromLayout(ctx context.Context, a archive, text []byte, list
 			f, _, err := a.open(blobName(d.Digest))
 			return f, err
 		}
-		_, err = in.Image(ctx, src.Source)
+		_, err = in.take(ctx, src.source)
 		if errors.Is(err, errors.ErrUnsupported) { // signatures, charts and the like may lie beside images
 			other = err
 		} else if err != nil {
@@ -341,7 +341,7 @@ func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
 
 // layoutSource is an image of a layout.
 type layoutSource struct {
-	Source
+	source
 	config digest.Digest
 }
 
@@ -373,13 +373,13 @@ func readManifest(a archive, d ocispec.Descriptor, depth int) (src layoutSource,
 		return readManifest(a, m.Manifests[n], depth+1)
 	}
 	if !isDigest(m.Config.Digest) {
-		return src, fmt.Errorf("manifest %s: config %q: %w", ShortID(string(d.Digest)), m.Config.Digest, ErrCorrupt)
+		return src, fmt.Errorf("manifest %s: config %q: %w", ShortID(string(d.Digest)), m.Config.Digest, ErrContent)
 	}
 	config, err := readBlob(a, m.Config.Digest, maxConfig)
 	if err != nil {
 		return src, fmt.Errorf("config %s: %w", ShortID(string(m.Config.Digest)), err)
 	}
-	return layoutSource{Source{Manifest: text, MediaType: d.MediaType, Config: config, Parallel: runtime.GOMAXPROCS(0)}, m.Config.Digest}, nil
+	return layoutSource{source{Manifest: text, MediaType: d.MediaType, Config: config, Parallel: runtime.GOMAXPROCS(0)}, m.Config.Digest}, nil
 }
 
 func isList(mediaType string) bool {
@@ -389,7 +389,7 @@ func isList(mediaType string) bool {
 func readBlob(a archive, d digest.Digest, limit int64) ([]byte, error) {
 	text, err := readText(a, blobName(d), limit)
 	if err == nil && digest.FromBytes(text) != d {
-		err = ErrCorrupt
+		err = ErrContent
 	}
 	return text, err
 }
@@ -433,7 +433,7 @@ func layoutNames(d ocispec.Descriptor, config digest.Digest, list []listed) (nam
 }
 
 // fromList takes the images of Docker's list. It has no manifests, so they are made.
-func (in *Incoming) fromList(ctx context.Context, a archive, list []listed) error {
+func (in *loading) fromList(ctx context.Context, a archive, list []listed) error {
 	for _, l := range list {
 		config, err := readText(a, l.Config, maxConfig)
 		if err == nil {
@@ -446,7 +446,7 @@ func (in *Incoming) fromList(ctx context.Context, a archive, list []listed) erro
 	return nil
 }
 
-func (in *Incoming) listed(ctx context.Context, a archive, l listed, config []byte) error {
+func (in *loading) listed(ctx context.Context, a archive, l listed, config []byte) error {
 	var i Image
 	i.manifest.Layers = make([]ocispec.Descriptor, len(l.Layers))
 	if err := i.parseConfig(config); err != nil {
@@ -463,7 +463,7 @@ func (in *Incoming) listed(ctx context.Context, a archive, l listed, config []by
 	if err != nil {
 		return err
 	}
-	_, err = in.Image(ctx, Source{
+	_, err = in.take(ctx, source{
 		Manifest: manifest, Config: config, Names: l.RepoTags, Parallel: runtime.GOMAXPROCS(0),
 		Layer: func(_ context.Context, n int, _ ocispec.Descriptor) (io.ReadCloser, error) {
 			f, _, err := a.open(l.Layers[n])
@@ -475,7 +475,7 @@ func (in *Incoming) listed(ctx context.Context, a archive, l listed, config []by
 
 // describe finds out what the layers of an archive are, as a manifest has it. Of one that is not packed the digest is known; any
 // other is read.
-func (in *Incoming) describe(ctx context.Context, a archive, names []string, diffs []digest.Digest, to []ocispec.Descriptor) error {
+func (in *loading) describe(ctx context.Context, a archive, names []string, diffs []digest.Digest, to []ocispec.Descriptor) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for n, name := range names {

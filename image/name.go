@@ -114,6 +114,18 @@ func (n Name) Repository() string {
 	return n.Domain + "/" + n.Path
 }
 
+// Full is the name with everything that people leave out: "docker.io/library/busybox:latest".
+func (n Name) Full() string {
+	s := n.Domain + "/" + n.Path
+	if n.Tag != "" {
+		s += ":" + n.Tag
+	}
+	if n.Digest != "" {
+		s += "@" + string(n.Digest)
+	}
+	return s
+}
+
 // String is the short name with what it has of tag and digest.
 func (n Name) String() string {
 	s := n.Repository()

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,354 +9,394 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
-// Incoming are images that come from elsewhere, an archive or a registry. Nobody sees any of them before Commit, and a
-// digest is believed only after what it is the digest of was read here.
+// Incoming is an image that comes from elsewhere, a registry or an archive, with its manifest as it is there.
 type Incoming struct {
-	s        *Store
-	c        *change
-	progress func(Progress)
-	images   []incoming
-	chains   map[digest.Digest]bool // the layers that are unpacked in the change
+	Names     []string // what it is to be called: tags, and names by digest; it may have no name
+	Manifest  []byte   // of one image, no index
+	MediaType string   // of the manifest; empty: what the manifest says
 
-	looseMu     sync.Mutex
-	looseLayers map[digest.Digest]*looseLayer // by the digests of their blobs
-	looseNames  map[string]ocispec.Descriptor // by their names in the archive
+	// Open gives a blob that the manifest names, from an offset on. It is called for what the store does not have, from
+	// several goroutines. Who reads checks size and digest.
+	Open func(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+
+	// Check may refuse the image when its config has come, before its layers do. It may be nil.
+	Check func(*Image) error
+
+	// Progress is told what happens to each layer, by several goroutines. It may be nil.
+	Progress func(Progress)
+
+	layers []ocispec.Descriptor
 }
 
-// incoming is an image that is whole but for the layers that are not unpacked yet.
-type incoming struct {
-	*Image
-	d     ocispec.Descriptor
-	names []string
-}
-
-// Progress is how far a layer is.
+// Progress is what happens to a layer.
 type Progress struct {
-	Layer       string // its blob's digest, as people read it
-	State       State
-	Done, Total int64 // bytes that were read; Total is 0 where nobody knows
+	Layer   int // the lowest is 0
+	Digest  digest.Digest
+	State   ReceiveState
+	Current int64 // bytes that are here
+	Total   int64
 }
 
-// State is what is being done to a layer.
-type State string
+// ReceiveState is how far a layer is.
+type ReceiveState int
 
+// The states of a layer, in their order.
 const (
-	Exists  State = "Already exists"
-	Reading State = "Reading" // it is unpacked on the way
-	Whole   State = "Complete"
-	Unpacks State = "Unpacking" // it was here already, as it came
+	Waiting   ReceiveState = iota
+	Present                // it was here before
+	Receiving              // and being unpacked on the way
+	Received
 )
 
-// Source is one image, and where its layers come from.
-type Source struct {
-	Manifest  []byte
-	MediaType string // of the manifest, where it does not say it itself
-	Config    []byte
-	Names     []string // "busybox:latest", and by digest: "busybox@sha256:…"
-	Parallel  int      // how many layers are read at a time; 0: three, as Docker does it
-
-	// Layer opens layer n, the lowest being 0. It is called only for a blob that is not here, by several goroutines.
-	Layer func(ctx context.Context, n int, d ocispec.Descriptor) (io.ReadCloser, error)
+func (o *Incoming) report(n int, p Progress) {
+	if o.Progress != nil {
+		p.Layer, p.Digest, p.Total = n, o.layers[n].Digest, o.layers[n].Size
+		o.Progress(p)
+	}
 }
 
-// Receive begins to take images. progress may be nil; it is called by several goroutines.
-func (s *Store) Receive(ctx context.Context, progress func(Progress)) (*Incoming, error) {
-	c, err := s.begin(ctx, "")
+// Limits of what comes from elsewhere.
+const (
+	MaxManifest = maxManifest
+	maxLayers   = 500 // overlay mounts no more, see OVL_MAX_STACK in the kernel's fs/overlayfs
+	receivers   = 3   // layers at a time, as Docker does it
+)
+
+// Receive puts an image into the store that comes from elsewhere. Its digest stays what it was. What is here already is not
+// fetched, layers come and are unpacked several at a time, and whatever is not what its digest says is refused. All or
+// nothing; but what has come of the layers is kept for the next try. changed says whether the first name leads to another
+// image now than before.
+func (s *Store) Receive(ctx context.Context, o Incoming) (i *Image, changed bool, err error) {
+	i, err = o.parseManifest()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if progress == nil {
-		progress = func(Progress) {}
+	if old, ok := s.has(i, o.Names); ok {
+		return old, false, s.Measure(old)
 	}
-	return &Incoming{
-		s: s, c: c, progress: progress, chains: map[digest.Digest]bool{},
-		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{},
-	}, nil
-}
-
-// Close throws away what was not committed.
-func (in *Incoming) Close() error { return in.c.abort() }
-
-// Image takes one image, and returns when its layers are here.
-func (in *Incoming) Image(ctx context.Context, src Source) (*Image, error) {
-	i, d, err := src.parse()
+	s.dropPartials(time.Now().Add(-partialAge))
+	// Who wants the same image at the same time waits, and then finds it here.
+	c, err := s.begin(ctx, "receive-"+digest.Digest(i.Digest).Encoded())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	names, err := receivedNames(src.Names)
-	if err != nil {
-		return nil, err
+	r := &receiver{change: c, o: &o, i: i}
+	defer func() { err = errors.Join(err, r.close(), c.abort()) }()
+	if _, err := c.stageBlob(i.manifest.MediaType, o.Manifest); err != nil {
+		return nil, false, err
 	}
-	if err := in.layers(ctx, i, src); err != nil {
-		return nil, err
+	if err := r.config(ctx); err != nil {
+		return nil, false, err
 	}
-	for _, blob := range [][]byte{src.Config, src.Manifest} {
-		if _, err := in.c.stageBlob("", blob); err != nil {
-			return nil, err
+	if o.Check != nil {
+		if err := o.Check(i); err != nil {
+			return nil, false, err
 		}
 	}
-	i.Names = names
-	in.images = append(in.images, incoming{i, d, names})
-	return i, nil
-}
-
-// layers reads the layers that are missing.
-func (in *Incoming) layers(ctx context.Context, i *Image, src Source) error {
-	chain := i.Chain()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(cmp.Or(src.Parallel, 3))
-	asked := map[digest.Digest]bool{}
-	for n, d := range i.manifest.Layers {
-		if err := in.useLoose(n, d, i.Config.RootFS.DiffIDs[n], chain[n]); err != nil {
-			return errors.Join(err, group.Wait())
-		}
-		if asked[d.Digest] {
-			continue // the same layer twice; the second one is unpacked from the blob
-		}
-		asked[d.Digest] = true
-		if in.has(d) {
-			in.progress(Progress{ShortID(string(d.Digest)), Exists, d.Size, d.Size})
-			continue
-		}
-		if src.Layer == nil {
-			return errors.Join(fmt.Errorf("layer %s is missing: %w", ShortID(string(d.Digest)), ErrCorrupt), group.Wait())
-		}
-		folder := ""
-		if !in.unpacked(chain[n]) {
-			folder = in.c.newFolder()
-			in.chains[chain[n]] = true
-		}
-		staged := &stagedLayer{to: chain[n]} // it has no place before it is whole
-		if folder != "" {
-			in.c.layers = append(in.c.layers, staged)
-		}
-		group.Go(func() error {
-			o := reading{keep: true, folder: folder, want: expected{blob: d.Digest, diff: i.Config.RootFS.DiffIDs[n], size: d.Size}}
-			if err := in.read(ctx, n, d, o, src); err != nil {
-				return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
-			}
-			staged.from = filepath.Join(in.c.dir, folder)
-			return nil
-		})
+	if err := r.layers(ctx); err != nil {
+		return nil, false, err
 	}
-	return group.Wait()
-}
-
-// has says whether a blob is here, in the store or in the change.
-func (in *Incoming) has(d ocispec.Descriptor) bool {
-	st, err := os.Lstat(in.s.blobPath(d.Digest))
-	return in.c.staged(d.Digest) || err == nil && st.Mode().IsRegular() && st.Size() == d.Size
-}
-
-// unpacked says whether a layer is unpacked already, or is being.
-func (in *Incoming) unpacked(chain digest.Digest) bool {
-	_, err := in.s.layerInfo(chain)
-	return err == nil || in.chains[chain]
-}
-
-// read reads one layer.
-func (in *Incoming) read(ctx context.Context, n int, d ocispec.Descriptor, o reading, src Source) (err error) {
-	if o.form, err = in.c.formOf(n); err != nil {
-		return err
+	if err := r.stage(); err != nil {
+		return nil, false, err
 	}
-	from, err := src.Layer(ctx, n, d)
-	if err != nil {
-		return err
-	}
-	counted := &progressReader{from, Progress{ShortID(string(d.Digest)), Reading, 0, d.Size}, in.progress}
-	_, err = in.c.ingest(ctx, counted, o)
-	// A source that is slow to end must not be closed while it is read: ingest has stopped by now, or it stops with the context.
-	if err := errors.Join(err, from.Close()); err != nil {
-		return err
-	}
-	in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
-	return nil
-}
-
-// formOf is the form in which layer n is unpacked first.
-func (c *change) formOf(n int) (unionfs.Form, error) {
-	if n == 0 {
-		return noMarks, nil
-	}
-	return unionfs.FormFor(c.dir)
-}
-
-// newFolder names a folder of the change that nothing else has.
-func (c *change) newFolder() string { return fmt.Sprintf("layer-%d", c.number.Add(1)) }
-
-// progressReader tells what was read.
-type progressReader struct {
-	io.Reader
-	Progress
-	tell func(Progress)
-}
-
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	p.Done += int64(n)
-	p.tell(p.Progress)
-	return n, err
-}
-
-// Commit unpacks what is not unpacked yet, and makes the images part of the store. It returns them in the order in which they
-// came. A name that another image had goes to the new one; see [Image.Replaced].
-func (in *Incoming) Commit(ctx context.Context) ([]*Image, error) {
-	if err := in.unpackRest(ctx); err != nil {
-		return nil, err
-	}
-	now := time.Now()
-	err := in.c.commit(func(idx *ocispec.Index) error {
-		for _, i := range in.images {
-			for _, l := range i.manifest.Layers { // what was here may have been removed meanwhile
-				if !in.has(l) {
-					return fmt.Errorf("layer %s was removed meanwhile: %w", ShortID(string(l.Digest)), fs.ErrNotExist)
-				}
-			}
-			i.Replaced = in.s.replaced(idx, i.names, i.ID)
-			i.Tagged = now
-			addNames(idx, i.d, i.ID, "", i.names, now)
-		}
+	i.Tagged = time.Now()
+	err = c.commit(func(idx *ocispec.Index) error {
+		changed = r.name(idx)
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var list []*Image
-	for _, i := range in.images {
-		list = append(list, i.Image)
+	i, err = s.Resolve(i.ID)
+	if err == nil {
+		i.Lost = r.i.Lost
+		err = s.Measure(i)
 	}
-	return list, nil
+	return i, changed, err
 }
 
-// replaced tells which images lose a name.
-func (s *Store) replaced(idx *ocispec.Index, names []string, id string) map[string]string {
-	lost := map[string]string{}
-	for _, e := range idx.Manifests {
-		if name := entryName(e); name != "" && slices.Contains(names, name) && s.id(e) != id {
-			lost[name] = s.id(e)
+// has says whether an image is here already, whole, and called what it is to be called.
+func (s *Store) has(i *Image, names []string) (*Image, bool) {
+	old, err := s.Resolve(i.ID)
+	if err != nil || old.Digest != i.Digest {
+		return nil, false
+	}
+	have := append(slices.Clone(old.Names), old.Digests...)
+	for _, n := range names {
+		if !slices.Contains(have, n) {
+			return nil, false
 		}
 	}
-	return lost
-}
-
-// unpackRest unpacks the layers whose blobs were here.
-func (in *Incoming) unpackRest(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for _, i := range in.images {
-		for n, chain := range i.Chain() {
-			if in.unpacked(chain) {
-				continue
-			}
-			in.chains[chain] = true
-			staged, folder := &stagedLayer{to: chain}, in.c.newFolder()
-			in.c.layers = append(in.c.layers, staged)
-			group.Go(func() error {
-				d := i.manifest.Layers[n]
-				in.progress(Progress{ShortID(string(d.Digest)), Unpacks, 0, d.Size})
-				form, err := in.c.formOf(n)
-				if err == nil {
-					err = in.c.fromBlob(ctx, folder, d, i.Config.RootFS.DiffIDs[n], form)
-				}
-				if err != nil {
-					return fmt.Errorf("layer %s: %w", ShortID(string(d.Digest)), err)
-				}
-				staged.from = filepath.Join(in.c.dir, folder)
-				in.progress(Progress{ShortID(string(d.Digest)), Whole, d.Size, d.Size})
-				return nil
-			})
+	for n, chain := range old.Chain() {
+		d := old.manifest.Layers[n]
+		st, err := os.Lstat(s.blobPath(d.Digest))
+		if _, infoErr := s.layerInfo(chain); err != nil || infoErr != nil || st.Size() != d.Size {
+			return nil, false
 		}
 	}
-	return group.Wait()
+	return old, true
 }
 
-// Keep puts the blobs and layers that are whole into the store, though no name leads to them: whoever tries again does not
-// have to begin at the beginning. The next command that looks for garbage takes them away.
-func (in *Incoming) Keep() (err error) {
-	in.c.layers = slices.DeleteFunc(in.c.layers, func(l *stagedLayer) bool { return l.from == "" })
-	defer func() { err = errors.Join(err, in.c.abort()) }()
-	if err := unix.Syncfs(int(in.c.lock.Fd())); err != nil {
-		return storeError("write layers to the disk", err)
+// parseManifest reads what can be known from the manifest alone.
+func (o *Incoming) parseManifest() (*Image, error) {
+	if len(o.Manifest) > maxManifest {
+		return nil, fmt.Errorf("manifest has %d bytes, more than %d: %w", len(o.Manifest), maxManifest, ErrContent)
 	}
-	return in.s.locked(unix.LOCK_EX, in.c.move)
-}
-
-// The media types of images, in both families.
-const (
-	dockerConfig = "application/vnd.docker.container.image.v1+json"
-	oldConfig    = "application/octet-stream" // some registries call it that
-)
-
-// maxLayers is how many overlay takes (fs/overlayfs/params.h: OVL_MAX_STACK); no honest image has a third of it.
-const maxLayers = 500
-
-// parse reads manifest and config, and checks all that can be checked without the layers.
-func (src *Source) parse() (i *Image, d ocispec.Descriptor, err error) {
-	i = &Image{Digest: string(digest.FromBytes(src.Manifest)), manifestSize: int64(len(src.Manifest))}
-	if len(src.Manifest) > maxManifest || len(src.Config) > maxConfig {
-		return nil, d, fmt.Errorf("manifest of %d bytes, config of %d: %w", len(src.Manifest), len(src.Config), unix.EFBIG)
-	}
-	if err := json.Unmarshal(src.Manifest, &i.manifest); err != nil {
-		return nil, d, fmt.Errorf("read manifest: %w", err)
-	}
+	i := &Image{Digest: string(digest.FromBytes(o.Manifest)), manifestSize: int64(len(o.Manifest))}
 	m := &i.manifest
+	if err := json.Unmarshal(o.Manifest, m); err != nil {
+		return nil, fmt.Errorf("read manifest: %w: %w", err, ErrContent)
+	}
+	if o.MediaType != "" {
+		m.MediaType = o.MediaType
+	}
 	if m.MediaType == "" {
-		m.MediaType = src.MediaType
+		m.MediaType = ocispec.MediaTypeImageManifest
 	}
-	switch m.MediaType {
-	case "", ocispec.MediaTypeImageManifest, dockerManifest:
-	default:
-		return nil, d, fmt.Errorf("manifest of type %q: only images of OCI and of Docker's schema 2 are known: %w", m.MediaType, errors.ErrUnsupported)
+	switch {
+	case m.SchemaVersion != 2:
+		return nil, fmt.Errorf("manifest has schema version %d, not 2: %w", m.SchemaVersion, ErrContent)
+	case !isDigest(m.Config.Digest):
+		return nil, fmt.Errorf("manifest names the config %q: %w", m.Config.Digest, ErrContent)
+	case m.Config.Size <= 0 || m.Config.Size > maxConfig:
+		return nil, fmt.Errorf("manifest names a config of %d bytes: %w", m.Config.Size, ErrContent)
+	case len(m.Layers) > maxLayers:
+		return nil, fmt.Errorf("image has %d layers, and no more than %d can be mounted: %w", len(m.Layers), maxLayers, ErrContent)
 	}
-	switch m.Config.MediaType {
-	case "", ocispec.MediaTypeImageConfig, dockerConfig, oldConfig:
-	default:
-		return nil, d, fmt.Errorf("this is no image, but an artifact of type %q: %w", m.Config.MediaType, errors.ErrUnsupported)
-	}
-	if got := digest.FromBytes(src.Config); got != m.Config.Digest {
-		return nil, d, fmt.Errorf("config is %s, not %s: %w", got, m.Config.Digest, ErrCorrupt)
-	}
-	i.ID = string(m.Config.Digest)
-	if len(m.Layers) > maxLayers {
-		return nil, d, fmt.Errorf("%d layers: more than %d cannot be mounted: %w", len(m.Layers), maxLayers, unix.EFBIG)
-	}
-	for _, l := range m.Layers {
-		if !isDigest(l.Digest) || l.Size < 0 {
-			return nil, d, fmt.Errorf("layer %q of %d bytes: %w", l.Digest, l.Size, ErrCorrupt)
-		}
-	}
-	if err := i.parseConfig(src.Config); err != nil {
-		return nil, d, err
-	}
-	return i, i.Descriptor(), nil
-}
-
-// receivedNames reads names that come with an image. Those by digest are kept as they are.
-func receivedNames(refs []string) (names []string, err error) {
-	for _, ref := range refs {
-		n, err := ParseName(ref)
-		if err != nil {
+	for _, d := range m.Layers {
+		if err := checkLayerDescriptor(d); err != nil {
 			return nil, err
 		}
-		if n.Digest != "" {
-			n.Tag = ""
-		}
-		if name := n.String(); !slices.Contains(names, name) {
-			names = append(names, name)
+	}
+	i.ID, o.layers = string(m.Config.Digest), m.Layers
+	return i, nil
+}
+
+// receiver is an image on its way into the store.
+type receiver struct {
+	*change
+	o    *Incoming
+	i    *Image
+	jobs []*layerJob
+	form unionfs.Form
+	mu   sync.Mutex // for what several layers add to
+}
+
+// layerJob is a blob, and the layers that it is. It is more than one, for instance, where an image takes the same thing away
+// twice.
+type layerJob struct {
+	blob   ocispec.Descriptor
+	layers []int
+	part   *partial
+	linked bool // the store has the blob, and now the change has it, too
+	ready  []*stagedLayer
+}
+
+// config fetches and checks the config, which says what the layers are.
+func (r *receiver) config(ctx context.Context) error {
+	d := r.i.manifest.Config
+	text, err := r.s.blob(d.Digest, maxConfig)
+	if err != nil {
+		if text, err = r.small(ctx, d); err != nil {
+			return fmt.Errorf("config %s: %w", ShortID(string(d.Digest)), err)
 		}
 	}
-	return names, nil
+	if _, err := r.stageBlob(d.MediaType, text); err != nil {
+		return err
+	}
+	if err := r.i.parseConfig(text); err != nil {
+		// It is wrong as it came, and not because of the store.
+		why := strings.TrimSuffix(err.Error(), ": "+ErrCorrupt.Error())
+		return fmt.Errorf("config %s: %s: %w", ShortID(string(d.Digest)), why, ErrContent)
+	}
+	return nil
+}
+
+// small fetches a blob that fits into memory.
+func (r *receiver) small(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	in, err := r.o.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	text, err := io.ReadAll(io.LimitReader(in, d.Size+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(text)) != d.Size:
+		return nil, fmt.Errorf("it has not the %d bytes that were announced: %w", d.Size, ErrContent)
+	case digest.FromBytes(text) != d.Digest:
+		return nil, fmt.Errorf("it is %s, not %s: %w", digest.FromBytes(text), d.Digest, ErrContent)
+	}
+	return text, nil
+}
+
+// layers brings all layers here.
+func (r *receiver) layers(ctx context.Context) error {
+	ids, diffs := r.i.Chain(), r.i.Config.RootFS.DiffIDs
+	byDigest := map[digest.Digest]*layerJob{}
+	for n, d := range r.o.layers {
+		j := byDigest[d.Digest]
+		if j == nil {
+			j = &layerJob{blob: d}
+			byDigest[d.Digest] = j
+			r.jobs = append(r.jobs, j)
+		} else if first := j.layers[0]; diffs[first] != diffs[n] || j.blob.Size != d.Size {
+			return fmt.Errorf("layers %d and %d are the same blob and not the same content: %w", first+1, n+1, ErrContent)
+		}
+		j.layers = append(j.layers, n)
+		r.o.report(n, Progress{State: Waiting})
+	}
+	if len(r.o.layers) > 1 {
+		var err error
+		if r.form, err = unionfs.FormFor(r.dir); err != nil {
+			return err
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(receivers)
+	for _, j := range r.jobs {
+		g.Go(func() error {
+			if err := r.layer(ctx, j, ids, diffs); err != nil {
+				return fmt.Errorf("layer %s: %w", ShortID(string(j.blob.Digest)), err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// layer brings one blob here and unpacks it as each of its layers.
+func (r *receiver) layer(ctx context.Context, j *layerJob, ids, diffs []digest.Digest) error {
+	// A link of our own, so that nobody removes the blob between now and the commit.
+	link := filepath.Join(r.dir, j.blob.Digest.Encoded())
+	if st, err := os.Lstat(r.s.blobPath(j.blob.Digest)); err == nil && st.Size() == j.blob.Size {
+		err := os.Link(r.s.blobPath(j.blob.Digest), link)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return storeError("store layer", err)
+		}
+		j.linked = err == nil
+	}
+	for _, n := range j.layers {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if _, err := r.s.layerInfo(ids[n]); err == nil && (j.linked || j.part != nil) {
+			r.o.report(n, Progress{State: Present})
+			continue
+		}
+		form := noMarks
+		if n > 0 {
+			form = r.form
+		}
+		folder := "layer-" + strconv.Itoa(n)
+		if j.linked {
+			err := r.again(ctx, link, j.blob, diffs[n], folder, form)
+			if errors.Is(err, ErrCorrupt) { // the store's is broken, so here comes a new one
+				err = errors.Join(os.Remove(link), removeTree(filepath.Join(r.dir, folder)))
+				j.linked = false
+			}
+			if err != nil {
+				return err
+			}
+		}
+		var lost map[string]int
+		var err error
+		switch {
+		case j.linked:
+		case j.part != nil: // it has just come
+			err = r.again(ctx, j.part.path, j.blob, diffs[n], folder, form)
+		default:
+			if j.part, err = r.openPartial(j.blob.Digest); err == nil {
+				lost, err = r.fetch(ctx, j.part, r.o, n, diffs[n], folder, form)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		r.lost(lost)
+		j.ready = append(j.ready, &stagedLayer{filepath.Join(r.dir, folder), ids[n]})
+		r.o.report(n, Progress{State: Received, Current: j.blob.Size})
+	}
+	return nil
+}
+
+// lost adds up what could not be unpacked.
+func (r *receiver) lost(more map[string]int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for what, n := range more {
+		if r.i.Lost == nil {
+			r.i.Lost = map[string]int{}
+		}
+		r.i.Lost[what] += n
+	}
+}
+
+// again unpacks a blob that is here.
+func (r *receiver) again(ctx context.Context, path string, d ocispec.Descriptor, diff digest.Digest, folder string, form unionfs.Form) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return storeError("read layer", err)
+	}
+	defer f.Close()
+	in, err := r.ingest(ctx, f, reading{folder: folder, form: form, want: expected{blob: d.Digest, diff: diff, size: d.Size}})
+	r.lost(in.lost)
+	return err
+}
+
+// stage makes all that has come part of the change.
+func (r *receiver) stage() error {
+	for _, j := range r.jobs {
+		if j.part != nil {
+			if err := os.Rename(j.part.path, filepath.Join(r.dir, j.blob.Digest.Encoded())); err != nil {
+				return storeError("store layer", err)
+			}
+		}
+		r.blobs = append(r.blobs, j.blob.Digest)
+		r.change.layers = append(r.change.layers, j.ready...)
+	}
+	return nil
+}
+
+// name writes the image into the index, and says whether its first name is news.
+func (r *receiver) name(idx *ocispec.Index) (changed bool) {
+	parent, had := "", ""
+	for _, e := range idx.Manifests {
+		if len(r.o.Names) > 0 && entryName(e) == r.o.Names[0] {
+			had = r.s.id(e)
+		}
+		if p := e.Annotations[annotationParent]; p != "" && r.s.id(e) == r.i.ID {
+			parent = p // it was made here
+		}
+	}
+	addNames(idx, r.i.Descriptor(), r.i.ID, parent, r.o.Names, r.i.Tagged)
+	return had != r.i.ID
+}
+
+// close gives the locks back, and keeps what may be of use to the next one.
+func (r *receiver) close() (err error) {
+	for _, j := range r.jobs {
+		if j.part != nil {
+			err = errors.Join(err, j.part.close())
+		}
+	}
+	return err
 }

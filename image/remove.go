@@ -291,6 +291,7 @@ func (s *Store) Prune(o PruneOptions) (done []Removed, freed int64, err error) {
 		}
 		return nil
 	}, &done, &freed)
+	freed += s.dropPartials(time.Now())
 	return done, freed, err
 }
 
@@ -318,6 +319,9 @@ func (s *Store) garbage(idx *ocispec.Index) (g garbage, err error) {
 		if err := s.mark(d, blobs, chains); err != nil {
 			return g, err // rather keep too much than too little
 		}
+	}
+	if err := errors.Join(s.markCache(blobs, chains), s.markDrafts(blobs, chains)); err != nil {
+		return g, err
 	}
 	entries, err := os.ReadDir(s.layers())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -351,6 +355,7 @@ func (g *garbage) dropLayers(s *Store) error {
 		if err != nil {
 			return storeError("remove layer", err)
 		}
+		os.Remove(s.layers(unsettled + chain.Encoded()))
 		if infoErr == nil {
 			g.freed += info.Size
 		}

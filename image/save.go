@@ -2,7 +2,6 @@ package image
 
 import (
 	"archive/tar"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -298,11 +297,10 @@ func (sv *Saving) index() ocispec.Index {
 
 // fullName is a name with what it has left out: "docker.io/library/busybox:latest".
 func fullName(name string) string {
-	n, why := parseName(name)
-	if why != "" {
-		return name
+	if n, why := parseName(name); why == "" {
+		return n.Full()
 	}
-	return n.Domain + "/" + n.Path + ":" + cmp.Or(n.Tag, defaultTag)
+	return name
 }
 
 // list is Docker's list of images.

@@ -108,6 +108,9 @@ func content(t testing.TB, s *Store) (names []string) {
 			return err
 		}
 		rel, _ := filepath.Rel(s.root, name)
+		if strings.HasPrefix(e.Name(), unsettled) {
+			return nil // it says when the layer was made, and nothing else
+		}
 		layer := filepath.Dir(rel) == "layers"
 		if !e.IsDir() && e.Name() != lockFile || layer {
 			names = append(names, rel)
@@ -161,7 +164,7 @@ func TestImport(t *testing.T) {
 	if string(text) != "hello\n" || err != nil || len(dirs) != 1 {
 		t.Errorf("%v: etc/motd = %q, %v", dirs, text, err)
 	}
-	if entries, _ := os.ReadDir(s.layers()); len(entries) != 1 {
+	if entries, _ := filepath.Glob(s.layers("[^.]*")); len(entries) != 1 {
 		t.Errorf("layers: %v; want one, shared", entries)
 	}
 }
@@ -191,7 +194,7 @@ func TestBlobWriter(t *testing.T) {
 				want[i] = byte(i * 7 / 5)
 			}
 			name := filepath.Join(dir, "nslab-blob-test")
-			w, err := newBlobWriter(name)
+			w, err := newBlobWriter(name, 0)
 			must(t, err)
 			defer os.Remove(name)
 			for rest := want; len(rest) > 0; {
@@ -280,7 +283,7 @@ func TestConcurrent(t *testing.T) {
 	if len(names) != n {
 		t.Errorf("names: %q; want %d", names, n)
 	}
-	if entries, _ := os.ReadDir(s.layers()); len(entries) != 3 {
+	if entries, _ := filepath.Glob(s.layers("[^.]*")); len(entries) != 3 {
 		t.Errorf("layers: %v; want 3", entries)
 	}
 	// Unpacked anew, by many at once.
@@ -297,7 +300,7 @@ func TestConcurrent(t *testing.T) {
 	for range list {
 		must(t, <-errs)
 	}
-	if entries, _ := os.ReadDir(s.layers()); len(entries) != 3 {
+	if entries, _ := filepath.Glob(s.layers("[^.]*")); len(entries) != 3 {
 		t.Errorf("layers: %v; want 3", entries)
 	}
 }

@@ -107,14 +107,14 @@ func TestMessages(t *testing.T) {
 				}
 			}
 			for text := range said {
-				zh, ok := l.Zh[text]
+				zh, ok := l.Zh()[text]
 				if !ok {
 					t.Errorf("no Chinese for %q", text)
 				} else if a, b := verbs(text), verbs(zh); a != b {
 					t.Errorf("verbs of %q are %s; of %q %s", text, a, zh, b)
 				}
 			}
-			for text := range l.Zh {
+			for text := range l.Zh() {
 				if !said[text] && !literals[text] { // a condition's text may come through a variable
 					t.Errorf("Chinese for %q, which no step says", text)
 				}

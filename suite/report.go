@@ -97,7 +97,7 @@ func (t textReporter) Script(r Result) error {
 func (t textReporter) Sum(_ []Result, s Summary) error {
 	parts := []string{fmt.Sprintf("%d passed", s.Passed), fmt.Sprintf("%d failed", s.Failed)}
 	if n := s.Missing + s.Skipped; n > 0 {
-		parts = append(parts, fmt.Sprintf("%d not run, for want of: %s", n, strings.Join(s.Needs, ", ")))
+		parts = append(parts, fmt.Sprintf("%d not run, for want of: %s", n, strings.Join(s.Needs, "; ")))
 	}
 	_, err := fmt.Fprintf(t.w, "\n%s · %.1f s\n", strings.Join(parts, ", "), float64(s.MS)/1000)
 	return err

@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nslab/nslab/course"
 )
@@ -64,7 +65,9 @@ func Select(all []Script, labs []*course.Lab, name string) []Script {
 }
 
 // command is a line of a script that executes a program.
-var command = regexp.MustCompile(`^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-zA-Z0-9_.-]+)`)
+var command = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-zA-Z0-9_.-]+)`)
+})
 
 // missingPrograms lists the programs that a script executes and that are not installed. Programs that only a shell
 // within the script calls are not seen; a script with a condition on a program looks after itself.
@@ -74,7 +77,7 @@ func (s Script) missingPrograms() (missing []string) {
 		if strings.HasPrefix(line, "-- ") {
 			break // the script's files
 		}
-		m := command.FindStringSubmatch(line)
+		m := command().FindStringSubmatch(line)
 		if m == nil || m[1] == "nslab" || strings.Contains(line, "[exec:") || slices.Contains(missing, m[1]) {
 			continue
 		}

@@ -25,7 +25,7 @@ var programs = strings.Fields(`
 	awk basename bash cat chmod chown chroot cmp comm cp cut date dd df diff dirname du echo egrep env expr false
 	find findmnt getfattr grep gzip head hostname id ip kill ln ls lsblk lsns mkdir mkfifo mkfs.ext4 mknod mktemp
 	mount mountpoint mv nproc nsenter od pivot_root printf ps pwd readlink realpath rm rmdir script sed seq setpriv sh
-	sha256sum sleep sort stat stdbuf strace sync tail tar tee test timeout touch tr true truncate umount uname uniq
+	sha256sum sleep sort stat stdbuf strace stty sync tail tar tee test timeout touch tr true truncate umount uname uniq
 	unshare wc xargs yes`)
 
 // config is what the guest's init is told, in the file configFile.

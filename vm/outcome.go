@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -107,11 +108,11 @@ func (o *Outcome) event(e event) {
 	}
 }
 
-var panicLine = regexp.MustCompile(`Kernel panic - not syncing: (.*)`)
+var panicLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`Kernel panic - not syncing: (.*)`) })
 
 // Console takes a line of the kernel's port.
 func (o *Outcome) Console(line string) {
-	if m := panicLine.FindStringSubmatch(line); m != nil && o.Panic == "" {
+	if m := panicLine().FindStringSubmatch(line); m != nil && o.Panic == "" {
 		o.Panic = strings.TrimSpace(m[1])
 	}
 }

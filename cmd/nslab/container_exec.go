@@ -115,6 +115,7 @@ func execIn(e *engine.Engine, name string, o engine.ExecOptions, keys []byte, f 
 	if f.detach {
 		return nil
 	}
+	proxyTo(func(s syscall.Signal) { process.Signal(context.Background(), s) })
 	stop() // from here on, signals are the program's
 	if tty != nil {
 		l.Terminal = tty
@@ -156,7 +157,6 @@ func pump(process *setns.Process, l stream.Local, keys []byte, f *execFlags) err
 	if f.interactive {
 		o.Stdin = os.Stdin
 	}
-	defer proxyTo(func(s syscall.Signal) { process.Signal(context.Background(), s) })()
 	o.Proxied = true
 	out, err := stream.Pump(context.Background(), l, o)
 	var output *stream.OutputError

@@ -14,6 +14,7 @@ import (
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/image"
 )
 
 func newContainerRunCmd(g *globals) *cobra.Command {
@@ -88,8 +89,7 @@ func runContainer(g *globals, r *request) (err error) {
 		return nil
 	}
 	defer attached.Close()
-	stop() // from here on, signals are the container's
-	code, detached, err := stay(e, c, attached.Conn, attachment{keys: r.DetachKeys, proxy: r.SigProxy, Client: *o.Attach})
+	code, detached, err := stay(e, c, attached.Conn, attachment{keys: r.DetachKeys, proxy: r.SigProxy, Client: *o.Attach, stop: stop})
 	if err != nil || detached {
 		return err
 	}
@@ -111,7 +111,7 @@ func createContainer(ctx context.Context, g *globals, r *request, start *engine.
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := e.Create(ctx, engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Networks: r.Nets, Run: start})
+	c, err := createPulled(ctx, g, e, r, start)
 	if err == nil {
 		if err = cid.write(c.ID); err != nil {
 			err = errors.Join(err, c.Discard(context.WithoutCancel(ctx)), c.Close())
@@ -123,12 +123,49 @@ func createContainer(ctx context.Context, g *globals, r *request, start *engine.
 	return e, c, nil
 }
 
+// createPulled makes the container, of an image that is pulled where --pull says so.
+func createPulled(ctx context.Context, g *globals, e *engine.Engine, r *request, start *engine.StartOptions) (*engine.Container, error) {
+	o := engine.CreateOptions{Name: r.Name, Config: r.Config, HostConfig: r.Host, Networks: r.Nets, Run: start}
+	pull := func() error {
+		p := pullOptions{quiet: r.Quiet, verify: true, platform: r.Host.Platform}
+		return pullFor(ctx, g, r.Config.Image, p)
+	}
+	if r.Host.Pull == "always" {
+		if err := pull(); err != nil {
+			return nil, err
+		}
+	}
+	c, err := e.Create(ctx, o)
+	if r.Host.Pull != "missing" && r.Host.Pull != "" || !missing(err, r.Config.Image) {
+		return c, err
+	}
+	if n, err := image.ParseName(r.Config.Image); err == nil && !r.Quiet {
+		fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", n)
+	}
+	if err := pull(); err != nil {
+		return nil, err
+	}
+	return e.Create(ctx, o)
+}
+
+// missing says whether an image is not here that a registry may have: it has a name, and not only an id.
+func missing(err error, ref string) bool {
+	var input *engine.InputError
+	if !errors.Is(err, image.ErrNotFound) && !(errors.As(err, &input) && input.What == "platform") {
+		return false
+	}
+	_, err = image.ParseName(ref)
+	return err == nil
+}
+
 // attachment is how a client takes part in a container.
 type attachment struct {
 	stream.Client
 	keys   []byte
 	proxy  bool // pass on the signals that nslab gets
 	redraw bool // the container draws its screen already
+
+	stop func() // ends that signals interrupt what nslab does: from then on, they are the container's
 }
 
 // stay attaches to a container until it ends, or until the user leaves it with the keys.
@@ -144,8 +181,11 @@ func stay(e *engine.Engine, c *engine.Container, conn *os.File, a attachment) (c
 		o.Stderr = os.Stderr
 	}
 	if a.proxy {
-		defer proxySignals(e, c.ID)()
+		proxySignals(e, c.ID)
 		o.Proxied = true
+	}
+	if a.stop != nil {
+		a.stop()
 	}
 	out, err := stream.Attach(context.Background(), conn, o)
 	var output *stream.OutputError

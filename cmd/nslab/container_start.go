@@ -140,7 +140,7 @@ func startAttached(e *engine.Engine, name string, a attachment, shown bool) erro
 	if err != nil {
 		return err
 	}
-	stop()
+	a.stop = stop
 	if attached == nil {
 		return attachTo(e, c, a)
 	}

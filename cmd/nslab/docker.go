@@ -45,15 +45,20 @@ func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.C
 		},
 	}
 	cmd.SuggestionsMinimumDistance = 2
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &statusError{exitEngine, oneLine(err), fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
-	})
+	asDocker(cmd)
 	for _, verb := range verbs {
 		c := verb(g)
 		c.DisableFlagsInUseLine = true // it says [OPTIONS], as Docker does
 		cmd.AddCommand(c)
 	}
 	return cmd
+}
+
+// asDocker gives a command, and those below it, Docker's status for wrong flags.
+func asDocker(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &statusError{exitEngine, oneLine(err), fmt.Sprintf("'%s --help' shows the flags", cmd.CommandPath())}
+	})
 }
 
 // oneLine gives an error that repeats what was typed, as that of an unknown flag does, no more than one line of a terminal.
@@ -148,6 +153,9 @@ func hintOf(err error) string {
 		return "the keys are " + strings.Join(key.Known, ", ")
 	case errors.As(err, &tmpl) && len(tmpl.Fields) > 0:
 		return "the fields are " + strings.Join(tmpl.Fields, ", ")
+	}
+	if hint := registryHint(err); hint != "" {
+		return hint
 	}
 	return diagnosis.Remedy(err)
 }

@@ -18,8 +18,8 @@ import (
 
 func newImageCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "image", "Make and manage images",
-		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd, newImageLsCmd,
-		newImagePruneCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
+		newImageBootstrapCmd, newImageBuildCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd,
+		newImageLsCmd, newImagePruneCmd, newImagePullCmd, newImagePushCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
 	)
 }
 
@@ -102,6 +102,10 @@ func sourceDate() (time.Time, error) {
 	if text == "" {
 		return time.Now(), nil
 	}
+	return parseSourceDate(text)
+}
+
+func parseSourceDate(text string) (time.Time, error) {
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || seconds < 0 {
 		return time.Time{}, &statusError{exitFailed, fmt.Errorf("SOURCE_DATE_EPOCH: %q is no number of seconds", text), "unset it, or take what 'date +%s' prints"}

@@ -54,14 +54,13 @@ func loadImages(g *globals, from string, quiet bool) error {
 	}
 	defer in.Close()
 	var tell func(image.Progress)
+	shown := func() {}
 	if !quiet {
-		p := newProgress(os.Stdout, map[image.State]string{
-			image.Exists: "Already exists", image.Reading: "Loading layer", image.Unpacks: "Unpacking", image.Whole: "Loaded layer",
-		})
-		defer p.close()
-		tell = p.tell
+		v := newLayerView(os.Stdout)
+		tell, shown = v.loading, v.close
 	}
 	list, err := s.Load(ctx, in, tell)
+	shown()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
@@ -99,4 +98,18 @@ func openImages(name string) (io.ReadCloser, error) {
 		return nil, &statusError{exitFailed, errors.New("requested load from stdin, but stdin is empty"), "name a file with -i, or send one through a pipe"}
 	}
 	return os.Stdin, nil
+}
+
+// loading shows what happens to a layer of an archive.
+func (v *layerView) loading(p image.Progress) {
+	l := layerState{current: p.Current, total: p.Total}
+	switch p.State {
+	case image.Present:
+		l.text, l.final = "Already exists", true
+	case image.Receiving:
+		l.text, l.moving = "Loading layer", true
+	case image.Received:
+		l.text, l.final = "Loaded", true
+	}
+	v.set(p.Layer, image.ShortID(string(p.Digest)), l)
 }

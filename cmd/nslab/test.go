@@ -2,15 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nslab/nslab"
+	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/labs"
 	"github.com/nslab/nslab/suite"
 )
@@ -62,6 +61,9 @@ could not run here, 128+n interrupted by signal n.`,
 			if err != nil {
 				return err
 			}
+			if o.list && o.format == "junit" {
+				return usageError("--format text or json", "a list has no form in JUnit")
+			}
 			if o.list {
 				return listScripts(cmd.OutOrStdout(), scripts, o.format)
 			}
@@ -106,12 +108,23 @@ func listScripts(w io.Writer, scripts []suite.Script, format string) error {
 		}
 		return nil
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "SCENARIO\tWHAT IT SHOWS")
+	const gap = 3 // what course.Table leaves between columns
+	widest := 0
 	for _, s := range scripts {
-		fmt.Fprintf(table, "%s\t%s\n", s.Name, s.About)
+		widest = max(widest, len(s.Name))
 	}
-	return table.Flush()
+	rows := [][]string{{"SCENARIO", "WHAT IT SHOWS"}}
+	for _, s := range scripts {
+		about := []string{s.About}
+		if isTerminal(w) && s.About != "" { // a pipe gets a line for each, for grep
+			about = course.Wrap(s.About, course.TerminalWidth()-widest-gap)
+		}
+		rows = append(rows, []string{s.Name, about[0]})
+		for _, more := range about[1:] {
+			rows = append(rows, []string{"", more})
+		}
+	}
+	return course.Table(w, rows)
 }
 
 func runScripts(w io.Writer, scripts []suite.Script, o testOptions) error {

@@ -33,7 +33,7 @@ func (s *Store) Attach(ctx context.Context, b *Sandbox, ns *stage.Namespace) err
 		}
 	}
 	if b.Resolver {
-		if err := redirect(ctx, ns); err != nil {
+		if err := stage.Redirect(ctx, ns, ResolverAddress, ResolverPort); err != nil {
 			return err
 		}
 	}
@@ -181,7 +181,7 @@ func (s *Store) Ensure(ctx context.Context, n *Network, said func(string)) error
 		if err := s.restore(ctx, n); err != nil {
 			return err
 		}
-	} else if there, err := s.kernel.exists(); err != nil {
+	} else if there, err := s.kernel.firewall().Exists(ctx); err != nil {
 		return err
 	} else if !there { // somebody has flushed all rules
 		if err := s.Repair(ctx); err != nil {

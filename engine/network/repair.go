@@ -174,7 +174,7 @@ func (s *Store) Retire(ctx context.Context) (removed []string, err error) {
 			return removed, errors.Join(errs...)
 		}
 	}
-	there, err := s.kernel.exists()
+	there, err := s.kernel.firewall().Exists(ctx)
 	if errs = append(errs, err); there {
 		if err := s.kernel.firewall().Remove(ctx); err != nil {
 			return removed, errors.Join(append(errs, err)...)
@@ -197,7 +197,7 @@ func (s *Store) putForwardingBack(ctx context.Context, v6 bool) (bool, error) {
 	if _, err := os.Lstat(name); err != nil {
 		return false, nil
 	}
-	others, err := tables(stage.TableName(""))
+	others, err := stage.Tables(ctx, stage.TableName(""))
 	if err != nil || len(others) > 0 {
 		return false, err
 	}

@@ -27,7 +27,7 @@ func attributesOf(h *tar.Header) (attributes, error) {
 	}
 	a.mtime = unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
 	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, xattrPrefix); ok && belongsToContent(name) {
+		if name, ok := strings.CutPrefix(key, xattrPrefix); ok && BelongsToContent(name) {
 			if a.extended == nil {
 				a.extended = map[string]string{}
 			}
@@ -37,11 +37,11 @@ func attributesOf(h *tar.Header) (attributes, error) {
 	return a, nil
 }
 
-// belongsToContent tells which extended attributes a tar may set. The file's capabilities and its access list are part of
+// BelongsToContent tells which extended attributes a tar may set. The file's capabilities and its access list are part of
 // its rights, and user.* is what its owner wrote. All others are the host's: labels of its security policy, and trusted.*,
 // with which overlay marks what a layer takes away. So a layer cannot say "opaque" but by a whiteout, and in a user
 // namespace, where overlay's marks are called user.overlay.*, neither.
-func belongsToContent(name string) bool {
+func BelongsToContent(name string) bool {
 	switch name {
 	case capabilityXattr, "system.posix_acl_access", "system.posix_acl_default":
 		return true

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +18,16 @@ type Rules struct {
 	// NoDevices leaves out devices, and NoRights what would lend somebody else's rights to whoever executes a file: the
 	// set-user-ID and set-group-ID bits and capabilities. Both are counted in Lost.
 	NoDevices, NoRights bool
+	// Change, if it is not nil, is shown every entry first, and may change its owner, mode and time.
+	Change func(*tar.Header)
+	Limits Limits // depth and memory are limited in any case
 }
 
-// UnpackInto is [Unpack] with rules. The limits are only those of depth and memory: the files are the caller's own.
+// UnpackInto is [Unpack] with rules. What they do not limit is not limited: the files may be the caller's own.
 func UnpackInto(ctx context.Context, t *Tree, r io.Reader, rules Rules) (Unpacked, error) {
-	limits := TheLimits()
-	return unpack(ctx, &unpacker{t: t, rules: rules, limits: Limits{Depth: limits.Depth, Memory: limits.Memory}}, r)
+	limits, always := rules.Limits, TheLimits()
+	limits.Depth, limits.Memory = always.Depth, always.Memory
+	return unpack(ctx, &unpacker{t: t, rules: rules, limits: limits}, r)
 }
 
 // create makes something under a name that may be taken. What has it is removed, and never looked into.

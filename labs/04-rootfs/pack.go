@@ -317,7 +317,7 @@ func extendedOf(f *os.File) (map[string]string, error) {
 	}
 	var records map[string]string
 	for _, key := range strings.Split(string(buf[:size]), "\x00") {
-		if !belongsToContent(key) || strings.Contains(key, "=") { // which ends a key in a tar
+		if !BelongsToContent(key) || strings.Contains(key, "=") { // which ends a key in a tar
 			continue
 		}
 		value := make([]byte, 65536) // the most that an attribute may have, xattr(7)

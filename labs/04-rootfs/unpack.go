@@ -168,6 +168,9 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, content *tar.Reader
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil // a remark, git writes its commit there
 	}
+	if u.rules.Change != nil {
+		u.rules.Change(h)
+	}
 	name, err := u.check(h)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	mount "github.com/nslab/nslab/labs/02-mount"
 )
@@ -75,7 +76,7 @@ func aufsID(target string) (string, error) {
 	return "", nil // the option "nosi", or a build without sysfs
 }
 
-var branchFile = regexp.MustCompile(`^br([0-9]+)$`)
+var branchFile = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^br([0-9]+)$`) })
 
 // readListing reads a folder in the form of /sys/fs/aufs/si_ID: a file "brN" for each branch, "/folder=rw".
 func readListing(dir string) ([]string, error) {
@@ -85,7 +86,7 @@ func readListing(dir string) ([]string, error) {
 	}
 	byIndex := map[int]string{}
 	for _, e := range entries {
-		m := branchFile.FindStringSubmatch(e.Name())
+		m := branchFile().FindStringSubmatch(e.Name())
 		if m == nil {
 			continue
 		}

@@ -283,12 +283,12 @@ func LayersOf(target string) (Layers, error) {
 	return l, nil
 }
 
-var octal = regexp.MustCompile(`\\[0-7]{3}`)
+var octal = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\\[0-7]{3}`) })
 
 // unquote replaces the octal numbers that the mount table has for special characters. What is left is as it was given to
 // the kernel, with a backslash before a comma, a colon and a backslash.
 func unquote(s string) string {
-	return octal.ReplaceAllStringFunc(s, func(s string) string {
+	return octal().ReplaceAllStringFunc(s, func(s string) string {
 		n, _ := strconv.ParseUint(s[1:], 8, 8) // a number above 255 is none that the kernel writes
 		return string([]byte{byte(n)})
 	})

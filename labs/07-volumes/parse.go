@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/docker/go-units"
 )
@@ -17,11 +18,11 @@ import (
 // propagations are the words for what other mount namespaces hear.
 var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 
-var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var volumeName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`) })
 
 // CheckName says what is wrong with a volume's name.
 func CheckName(name string) error {
-	if !volumeName.MatchString(name) {
+	if !volumeName().MatchString(name) {
 		return fmt.Errorf("07-volumes: %q: %w", name, ErrName)
 	}
 	return nil
@@ -81,7 +82,7 @@ func (m *Mount) classify(spec string) error {
 		}
 		m.Type, m.Source, m.Make = TypeBind, file, true
 		return nil
-	case !volumeName.MatchString(m.Source):
+	case !volumeName().MatchString(m.Source):
 		return invalid(spec, "%q is neither an absolute path nor a name (%v)", m.Source, ErrName)
 	}
 	return nil
@@ -258,7 +259,7 @@ func (m *Mount) complete(spec string, given map[string]bool) error {
 		m.Source = filepath.Clean(m.Source)
 	case m.Type == TypeTmpfs && m.Source != "":
 		return invalid(spec, "a tmpfs has no source")
-	case m.Type == TypeVolume && m.Source != "" && !volumeName.MatchString(m.Source):
+	case m.Type == TypeVolume && m.Source != "" && !volumeName().MatchString(m.Source):
 		return invalid(spec, "source %q: %v", m.Source, ErrName)
 	}
 	return nil

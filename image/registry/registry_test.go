@@ -1,0 +1,609 @@
+package registry
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nslab/nslab/course/coursetest"
+	"github.com/nslab/nslab/image"
+)
+
+func TestMain(m *testing.M) { coursetest.Main(m) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// server is a registry, and a place to stand between it and its clients.
+type server struct {
+	*httptest.Server
+	host string
+
+	mu     sync.Mutex
+	seen   []string // method, path and query of each request
+	before func(w http.ResponseWriter, r *http.Request) bool
+}
+
+func newServer(t testing.TB) *server {
+	t.Helper()
+	s := &server{}
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.seen = append(s.seen, strings.TrimSpace(r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Range")))
+		before := s.before
+		s.mu.Unlock()
+		if before != nil && before(w, r) {
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(s.Close)
+	s.host = strings.TrimPrefix(s.URL, "http://")
+	return s
+}
+
+// do is what happens to each request from now on.
+func (s *server) do(f func(w http.ResponseWriter, r *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before, s.seen = f, nil
+}
+
+// count says how many requests had all of some words in them.
+func (s *server) count(words ...string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, line := range s.seen {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(line, w)
+		}
+		if all {
+			n++
+		}
+	}
+	return n
+}
+
+func newClient(t testing.TB, o Options) *Client {
+	t.Helper()
+	if o.ConfigDir == "" {
+		o.ConfigDir = t.TempDir()
+	}
+	if o.CertDirs == nil {
+		o.CertDirs = []string{t.TempDir()}
+	}
+	o.Pause = time.Millisecond
+	c := New(o)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func newStore(t testing.TB) *image.Store {
+	t.Helper()
+	s, err := image.Open(filepath.Join(t.TempDir(), "root"))
+	must(t, err)
+	return s
+}
+
+// layer is a tar with one file.
+func layer(t testing.TB, name string, text []byte) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	must(t, w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Uid: os.Getuid(), Gid: os.Getgid()}))
+	_, err := w.Write(text)
+	must(t, err)
+	must(t, w.Close())
+	return buf.Bytes()
+}
+
+func noise(size int) []byte {
+	data := make([]byte, size)
+	rand.NewChaCha8([32]byte{2}).Read(data)
+	return data
+}
+
+func gzipped(t testing.TB, data []byte) []byte {
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	w.Write(data)
+	must(t, w.Close())
+	return buf.Bytes()
+}
+
+func zstded(t testing.TB, data []byte) []byte {
+	w, err := zstd.NewWriter(nil)
+	must(t, err)
+	return w.EncodeAll(data, nil)
+}
+
+// remoteImage puts an image into a registry by bare requests, and returns the descriptor of its manifest.
+func (s *server) remoteImage(t testing.TB, repo, tag, arch string, layers ...[]byte) ocispec.Descriptor {
+	t.Helper()
+	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}}
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	m.SchemaVersion = 2
+	for _, l := range layers {
+		plain := l
+		if r, err := gzip.NewReader(bytes.NewReader(l)); err == nil {
+			plain, err = io.ReadAll(r)
+			must(t, err)
+		} else if d, _ := zstd.NewReader(nil); bytes.HasPrefix(l, []byte("\x28\xb5\x2f\xfd")) {
+			plain, err = d.DecodeAll(l, nil)
+			must(t, err)
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(plain))
+		m.Layers = append(m.Layers, s.putBlob(t, repo, ocispec.MediaTypeImageLayerGzip, l))
+	}
+	text, err := json.Marshal(config)
+	must(t, err)
+	m.Config = s.putBlob(t, repo, ocispec.MediaTypeImageConfig, text)
+	d := s.putManifest(t, repo, tag, m.MediaType, m)
+	d.Platform = &config.Platform
+	return d
+}
+
+func (s *server) putBlob(t testing.TB, repo, mediaType string, data []byte) ocispec.Descriptor {
+	t.Helper()
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	resp, err := http.Post(s.URL+"/v2/"+repo+"/blobs/uploads/?digest="+string(d.Digest), "application/octet-stream", bytes.NewReader(data))
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		t.Fatalf("put blob: %s", resp.Status)
+	}
+	return d
+}
+
+func (s *server) putManifest(t testing.TB, repo, tag, mediaType string, m any) ocispec.Descriptor {
+	t.Helper()
+	text, ok := m.([]byte)
+	if !ok {
+		var err error
+		text, err = json.Marshal(m)
+		must(t, err)
+	}
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(text), Size: int64(len(text))}
+	if tag == "" {
+		tag = string(d.Digest)
+	}
+	req, err := http.NewRequest(http.MethodPut, s.URL+"/v2/"+repo+"/manifests/"+tag, bytes.NewReader(text))
+	must(t, err)
+	req.Header.Set("Content-Type", mediaType)
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("put manifest: %s: %s", resp.Status, body)
+	}
+	return d
+}
+
+func names(i *image.Image) string { return strings.Join(append(i.Names, i.Digests...), " ") }
+
+func file(t testing.TB, s *image.Store, i *image.Image, n int, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.Folders(i)[n], name))
+	must(t, err)
+	return string(text)
+}
+
+func TestPull(t *testing.T) {
+	s, store, c := newServer(t), newStore(t), newClient(t, Options{})
+	d := s.remoteImage(t, "a/b", "v1", here().Architecture,
+		gzipped(t, layer(t, "one", []byte("1"))), zstded(t, layer(t, "two", []byte("2"))), layer(t, "three", []byte("3")))
+	ref := s.host + "/a/b:v1"
+	p, err := c.Pull(context.Background(), store, ref, PullOptions{})
+	must(t, err)
+	if !p.Changed || p.Digest != d.Digest || names(p.Image) != ref+" "+s.host+"/a/b@"+string(d.Digest) {
+		t.Errorf("%+v: %s", p, names(p.Image))
+	}
+	for n, name := range []string{"one", "two", "three"} {
+		if got := file(t, store, p.Image, n, name); got != fmt.Sprint(n+1) {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+	// Again: it is asked what the tag stands for, and nothing else.
+	s.do(nil)
+	p, err = c.Pull(context.Background(), store, ref, PullOptions{})
+	must(t, err)
+	if p.Changed || s.count("blobs") != 0 {
+		t.Errorf("changed %v, requests %q", p.Changed, s.seen)
+	}
+	// By digest, and from another repository, whose layers are here.
+	s.do(nil)
+	must(t, errOf(c.Pull(context.Background(), store, s.host+"/a/b@"+string(d.Digest), PullOptions{})))
+	s.remoteImage(t, "c", "latest", here().Architecture, gzipped(t, layer(t, "one", []byte("1"))))
+	s.do(nil)
+	p, err = c.Pull(context.Background(), store, s.host+"/c", PullOptions{})
+	must(t, err)
+	if s.count("GET", "blobs") != 1 { // the config
+		t.Errorf("requests %q", s.seen)
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }
+
+func TestPullPlatform(t *testing.T) {
+	s, store, c := newServer(t), newStore(t), newClient(t, Options{})
+	list := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
+	list.SchemaVersion = 2
+	for _, arch := range []string{"amd64", "arm64", "s390x"} {
+		list.Manifests = append(list.Manifests, s.remoteImage(t, "x", "", arch, layer(t, "arch", []byte(arch))))
+	}
+	statement := s.remoteImage(t, "x", "", "unknown", layer(t, "note", nil))
+	statement.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	list.Manifests = append([]ocispec.Descriptor{statement}, list.Manifests...)
+	d := s.putManifest(t, "x", "latest", list.MediaType, list)
+	for _, want := range []string{"", "linux/arm64", "linux/s390x", "arm64/v8"} {
+		want = strings.TrimPrefix(want, "arm64/v8")
+		p, err := c.Pull(context.Background(), store, s.host+"/x", PullOptions{Platform: want})
+		must(t, err)
+		arch := strings.TrimPrefix(want, "linux/")
+		if arch == "" {
+			arch = here().Architecture
+		}
+		if got := file(t, store, p.Image, 0, "arch"); got != arch || p.Digest != d.Digest {
+			t.Errorf("%q: got %s, %s", want, got, p.Digest)
+		}
+	}
+	_, err := c.Pull(context.Background(), store, s.host+"/x", PullOptions{Platform: "linux/riscv64"})
+	if !errors.Is(err, ErrPlatform) || err.Error() != "the image is not for linux/riscv64, but for linux/amd64, linux/arm64, linux/s390x" {
+		t.Error(err)
+	}
+	// One that is no list.
+	s.remoteImage(t, "single", "latest", "mips64le", layer(t, "a", nil))
+	_, err = c.Pull(context.Background(), store, s.host+"/single", PullOptions{})
+	if !errors.Is(err, ErrPlatform) || !strings.HasSuffix(err.Error(), "but for linux/mips64le") {
+		t.Error(err)
+	}
+	must(t, errOf(c.Pull(context.Background(), store, s.host+"/single", PullOptions{Platform: "linux/mips64le"})))
+}
+
+func TestScore(t *testing.T) {
+	arm := func(v string) ocispec.Platform {
+		return ocispec.Platform{OS: "linux", Architecture: "arm", Variant: v}
+	}
+	for _, c := range []struct {
+		has, want ocispec.Platform
+		fits      bool
+	}{
+		{arm("v7"), arm("v7"), true}, {arm("v6"), arm("v7"), true}, {arm("v7"), arm("v6"), false}, {arm(""), arm("v7"), true},
+		{ocispec.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}, ocispec.Platform{OS: "linux", Architecture: "aarch64"}, true},
+		{ocispec.Platform{OS: "windows", Architecture: "amd64"}, ocispec.Platform{OS: "linux", Architecture: "amd64"}, false},
+		{ocispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v3"}, ocispec.Platform{OS: "linux", Architecture: "amd64"}, false},
+	} {
+		if got := score(c.has, c.want) > 0; got != c.fits {
+			t.Errorf("score(%v, %v) > 0 = %v", c.has, c.want, got)
+		}
+	}
+	if score(arm("v7"), arm("v7")) <= score(arm("v6"), arm("v7")) {
+		t.Error("an older variant is taken where the newer is there")
+	}
+}
+
+// TestPullResumes: a server that hangs up in the middle of each answer is asked for the rest, by this pull or the next.
+func TestPullResumes(t *testing.T) {
+	big := gzipped(t, layer(t, "noise", noise(6<<20)))
+	for name, ranges := range map[string]bool{"with ranges": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			s, store, c := newServer(t), newStore(t), newClient(t, Options{})
+			s.remoteImage(t, "x", "latest", here().Architecture, big)
+			path := "/v2/x/blobs/" + string(digest.FromBytes(big))
+			var sent, cut int
+			s.do(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != path {
+					return false
+				}
+				begin, end := 0, len(big)
+				if v := r.Header.Get("Range"); ranges && v != "" {
+					fmt.Sscanf(v, "bytes=%d-", &begin)
+				}
+				if end = min(end, begin+2<<20); ranges && begin > 0 {
+					w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", begin, len(big)-1, len(big)))
+				}
+				if !ranges && cut >= 2 {
+					end = len(big)
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(len(big)-begin))
+				if begin > 0 {
+					w.WriteHeader(http.StatusPartialContent)
+				}
+				n, _ := w.Write(big[begin:end])
+				sent, cut = sent+n, cut+1
+				return true
+			})
+			p, err := c.Pull(context.Background(), store, s.host+"/x", PullOptions{})
+			must(t, err)
+			if got := len(file(t, store, p.Image, 0, "noise")); got != 6<<20 {
+				t.Errorf("%d bytes", got)
+			}
+			if ranges && (sent != len(big) || cut < 3) {
+				t.Errorf("%d bytes of %d were sent, in %d parts", sent, len(big), cut)
+			}
+		})
+	}
+}
+
+// TestPullResumesLater: what an interrupted pull has got, the next one does not ask for.
+func TestPullResumesLater(t *testing.T) {
+	big := gzipped(t, layer(t, "noise", noise(6<<20)))
+	s, store := newServer(t), newStore(t)
+	s.remoteImage(t, "x", "latest", here().Architecture, big)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	stopped := errors.New("stopped by the user")
+	s.do(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, string(digest.FromBytes(big))) {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		w.Write(big[:4<<20])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done() // and nothing more, until the client goes
+		return true
+	})
+	o := PullOptions{Progress: func(p image.Progress) {
+		if p.Current >= 4<<20 {
+			cancel(stopped)
+		}
+	}}
+	if _, err := newClient(t, Options{}).Pull(ctx, store, s.host+"/x", o); !errors.Is(err, stopped) {
+		t.Fatalf("%v, want %v", err, stopped)
+	}
+	s.do(nil)
+	must(t, errOf(newClient(t, Options{}).Pull(context.Background(), store, s.host+"/x", PullOptions{})))
+	if s.count("blobs", fmt.Sprintf("bytes=%d-%d", 4<<20, len(big)-1)) != 1 {
+		t.Errorf("requests %q", s.seen)
+	}
+}
+
+func TestPullErrors(t *testing.T) {
+	l := gzipped(t, layer(t, "a", noise(100_000)))
+	blob := func(w http.ResponseWriter, r *http.Request, answer []byte) bool {
+		if !strings.HasSuffix(r.URL.Path, string(digest.FromBytes(l))) {
+			return false
+		}
+		w.Write(answer)
+		return true
+	}
+	wrong := bytes.Clone(l)
+	wrong[len(wrong)-1]++ // the length, which gzip looks at
+	manifests := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") }
+	for name, c := range map[string]struct {
+		do    func(w http.ResponseWriter, r *http.Request) bool
+		state error
+		want  string
+		o     Options
+	}{
+		"wrong digest": {func(w http.ResponseWriter, r *http.Request) bool { return blob(w, r, wrong) }, image.ErrContent, "gzip: invalid checksum", Options{}},
+		"another layer": {func(w http.ResponseWriter, r *http.Request) bool {
+			other := gzipped(t, layer(t, "a", noise(99_000)))
+			return blob(w, r, append(other, make([]byte, len(l)-len(other))...))
+		}, image.ErrContent, "layer ", Options{}},
+		"too long": {func(w http.ResponseWriter, r *http.Request) bool { return blob(w, r, append(bytes.Clone(l), 1)) }, image.ErrContent, "were announced", Options{}},
+		"too long, unannounced": {func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, string(digest.FromBytes(l))) {
+				return false
+			}
+			w.(http.Flusher).Flush() // so that there is no Content-Length
+			w.Write(append(bytes.Clone(l), make([]byte, 1<<20)...))
+			return true
+		}, image.ErrContent, "more than the", Options{}},
+		"too short": {func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, string(digest.FromBytes(l))) {
+				return false
+			}
+			w.(http.Flusher).Flush()
+			if r.Header.Get("Range") == "" {
+				w.Write(l[:1000])
+			}
+			return true
+		}, ErrUnreachable, "hangs up", Options{}},
+		"not found": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				http.Error(w, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`, http.StatusNotFound)
+			}
+			return manifests(r)
+		}, ErrNotFound, " says: manifest unknown", Options{}},
+		"forbidden": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}, ErrUnauthorized, " says: Forbidden", Options{}},
+		"busy": {func(w http.ResponseWriter, r *http.Request) bool {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}, nil, "Service Unavailable (status 503)", Options{}},
+		"a page": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				io.WriteString(w, "<html>Welcome to the hotel's network</html>")
+			}
+			return manifests(r)
+		}, ErrNoImage, "cannot be read", Options{}},
+		"schema 1": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+prettyjws")
+				io.WriteString(w, `{"schemaVersion":1,"name":"x","tag":"latest","fsLayers":[]}`)
+			}
+			return manifests(r)
+		}, ErrNoImage, "schema 1", Options{}},
+		"two in one": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				io.WriteString(w, `{"schemaVersion":2,"manifests":[],"layers":[]}`)
+			}
+			return manifests(r)
+		}, ErrNoImage, "at the same time", Options{}},
+		"an index without end": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				fmt.Fprintf(w, `{"schemaVersion":2,"manifests":[{"digest":"sha256:%064d","size":10}]}`, 1)
+			}
+			return manifests(r)
+		}, image.ErrContent, "manifest is ", Options{}},
+		"a huge manifest": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				w.Write(bytes.Repeat([]byte(" "), image.MaxManifest+1))
+			}
+			return manifests(r)
+		}, image.ErrContent, "more than 4194304 bytes", Options{}},
+		"a chart": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				io.WriteString(w, `{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json"},"layers":[]}`)
+			}
+			return manifests(r)
+		}, ErrNoImage, `of the type "application/vnd.cncf.helm`, Options{}},
+		"in circles": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+			}
+			return manifests(r)
+		}, ErrRedirects, "sends us on more than 10 times", Options{}},
+		"sent to where all can read": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				http.Redirect(w, r, "http://192.0.2.1/x", http.StatusTemporaryRedirect)
+			}
+			return manifests(r)
+		}, ErrPlain, "192.0.2.1 has no TLS", Options{}},
+		"silent": {func(w http.ResponseWriter, r *http.Request) bool {
+			if manifests(r) {
+				<-r.Context().Done()
+			}
+			return manifests(r)
+		}, ErrUnreachable, "nothing from", Options{Stall: 400 * time.Millisecond}},
+		"silent in the middle": {func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, string(digest.FromBytes(l))) {
+				return false
+			}
+			w.Write(l[:1000])
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return true
+		}, ErrUnreachable, "nothing from", Options{Stall: 400 * time.Millisecond}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, store := newServer(t), newStore(t)
+			s.remoteImage(t, "x", "latest", here().Architecture, l)
+			s.do(c.do)
+			_, err := newClient(t, c.o).Pull(context.Background(), store, s.host+"/x", PullOptions{})
+			if err == nil || c.state != nil && !errors.Is(err, c.state) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v\nwant %q", err, c.want)
+			}
+			if err != nil {
+				t.Log(err)
+			}
+			if list, err := store.List(); len(list) > 0 || err != nil {
+				t.Errorf("half an image is listed: %v, %v", list, err)
+			}
+			if n := s.count(""); n > 30 {
+				t.Errorf("%d requests", n)
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	host := l.Addr().String()
+	must(t, l.Close())
+	_, err = newClient(t, Options{}).Pull(context.Background(), newStore(t), host+"/x", PullOptions{})
+	if !errors.Is(err, ErrUnreachable) || err.Error() != "connect to "+host+": connection refused" {
+		t.Error(err)
+	}
+	_, err = newClient(t, Options{}).Pull(context.Background(), newStore(t), "nosuch.invalid/x", PullOptions{})
+	if !errors.Is(err, ErrUnreachable) || !strings.HasPrefix(err.Error(), "look up nosuch.invalid: ") {
+		t.Error(err)
+	}
+}
+
+// TestCancel: whoever is told to stop does, whatever the server does.
+func TestCancel(t *testing.T) {
+	s := newServer(t)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	stopped := errors.New("stopped")
+	s.do(func(w http.ResponseWriter, r *http.Request) bool {
+		cancel(stopped)
+		<-r.Context().Done()
+		return true
+	})
+	if _, err := newClient(t, Options{}).Pull(ctx, newStore(t), s.host+"/x", PullOptions{}); err != stopped {
+		t.Error(err)
+	}
+}
+
+// TestPassing: what passes is tried again.
+func TestPassing(t *testing.T) {
+	s, store := newServer(t), newStore(t)
+	s.remoteImage(t, "x", "latest", here().Architecture, layer(t, "a", nil))
+	failed := map[string]int{}
+	s.do(func(w http.ResponseWriter, r *http.Request) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if failed[r.URL.Path]++; failed[r.URL.Path] > 2 {
+			return false
+		}
+		if failed[r.URL.Path] == 1 {
+			w.WriteHeader(http.StatusBadGateway)
+			return true
+		}
+		panic(http.ErrAbortHandler) // hangs up
+	})
+	must(t, errOf(newClient(t, Options{}).Pull(context.Background(), store, s.host+"/x", PullOptions{})))
+}
+
+func TestTags(t *testing.T) {
+	s, c := newServer(t), newClient(t, Options{})
+	for n := range 5 {
+		s.remoteImage(t, "x", fmt.Sprintf("v%d", n), "amd64", layer(t, "a", nil))
+	}
+	page := 0
+	s.do(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/tags/list") {
+			return false
+		}
+		if page++; page < 3 {
+			w.Header().Set("Link", fmt.Sprintf(`</v2/x/tags/list?n=2&last=v%d>; rel="next"`, page))
+		}
+		fmt.Fprintf(w, `{"name":"x","tags":["v%d"]}`, page)
+		return true
+	})
+	if tags, err := c.Tags(context.Background(), s.host+"/x"); err != nil || fmt.Sprint(tags) != "[v1 v2 v3]" || s.count("last=v2") != 1 {
+		t.Errorf("%v, %v, %q", tags, err, s.seen)
+	}
+	s.do(func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Link", `</v2/x/tags/list>; rel="next"`)
+		io.WriteString(w, `{"tags":["`+strings.Repeat(`a","`, 999)+`a"]}`)
+		return true
+	})
+	if _, err := c.Tags(context.Background(), s.host+"/x"); !errors.Is(err, image.ErrContent) {
+		t.Error(err)
+	}
+}
