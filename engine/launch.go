@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -14,6 +15,7 @@ import (
 
 	container "github.com/nslab/nslab/labs/12-container"
 
+	"github.com/nslab/nslab/calm"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/trace"
@@ -106,13 +108,13 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 	}
 	held := c.connection.files()
 	told := monitor.Outline{
-		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
+		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init, TimerSlack: calm.Usual()}, Traced: trace.On(ctx),
 		Connected: c.connection != nil, Resolver: c.connection.resolver(), HeldFD: 3 + len(cmd.ExtraFiles), Held: len(held),
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, held...)
 	err = trace.Call(ctx, 0,
 		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },
-		cmd.Start)
+		func() error { return calmly(cmd.Start) })
 	if err != nil {
 		return fmt.Errorf("start the monitor: %w", err)
 	}
@@ -123,6 +125,16 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 	}
 	c.connect(ctx)
 	return nil
+}
+
+// calmly starts a process that is calm from its first moment on: see package calm.
+func calmly(start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if calm.Set(calm.Slack) == nil {
+		defer calm.Set(0)
+	}
+	return start()
 }
 
 // tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
@@ -148,7 +160,7 @@ func (c *Container) dismiss(ctx context.Context) (err error) {
 }
 
 func socketPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
 	}

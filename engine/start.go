@@ -9,6 +9,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	container "github.com/nslab/nslab/labs/12-container"
 
+	"github.com/nslab/nslab/calm"
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
@@ -107,6 +108,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 		Container: container.Config{
 			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: c.layers(lower),
 			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init, Filter: filter,
+			TimerSlack: calm.Usual(),
 		},
 		Dir: c.Dir(), RunDir: c.RunDir(), LogPath: c.LogPath(), Log: log,
 		Tty: c.Config.Tty, OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Durable: !c.HostConfig.AutoRemove,

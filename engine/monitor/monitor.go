@@ -67,6 +67,8 @@ func monitorMain() {
 	}
 	// Executed by a descriptor, it would be known to ps and top by the number of that. No harm if it is refused.
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+	// What is waited for is waited for in Go's poller: a thread that is stuck in a call would keep the only processor.
+	unix.SetNonblock(jobFD, true)
 	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
 	var outline Outline
 	if err := wire.Read(m.reports, &outline); err != nil {

@@ -56,6 +56,8 @@ type Config struct {
 
 	Unions []Union // further unions, on folders of the host, that Spec.Mounts may bind something from; the host never sees them
 
+	TimerSlack uint64 // of the program, where this process has another than whoever asked for the container; 0 leaves it
+
 	Stdin, Stdout, Stderr *os.File `json:"-"` // of the program; nil is /dev/null. Not used with Spec.Process.Terminal
 }
 

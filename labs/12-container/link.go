@@ -54,8 +54,14 @@ type link struct {
 }
 
 // newLink returns our end, and the file to hand to the child.
+//
+// Ours does not block, so that it is waited for in Go's poller. A thread that is stuck in recvmsg(2) would keep one of the
+// processors that Go shares out among its threads, until somebody notices.
 func newLink() (*link, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fds[0], true)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("12-container: make a socket pair: %w", err)
 	}
@@ -69,18 +75,26 @@ func openLink(fd int) *link {
 // Read is for package wire. A descriptor that comes beside the bytes is kept.
 func (l *link) Read(p []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(3*4))
-	for {
-		n, oobn, _, _, err := unix.Recvmsg(int(l.f.Fd()), p, oob, unix.MSG_CMSG_CLOEXEC)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, l.keep(oob[:oobn])
+	raw, err := l.f.SyscallConn()
+	if err != nil {
+		return 0, err
 	}
+	var n, oobn int
+	waitErr := raw.Read(func(fd uintptr) bool {
+		for {
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	})
+	if err = errors.Join(waitErr, err); err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, l.keep(oob[:oobn])
 }
 
 func (l *link) keep(oob []byte) error {
@@ -114,15 +128,23 @@ func (l *link) send(v any, files ...*os.File) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
+	raw, err := l.f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("12-container: write to the other side: %w", err)
+	}
 	for len(data) > 0 {
-		n, err := unix.SendmsgN(int(l.f.Fd()), data, oob, nil, unix.MSG_NOSIGNAL)
+		var n int
+		waitErr := raw.Write(func(fd uintptr) bool {
+			n, err = unix.SendmsgN(int(fd), data, oob, nil, unix.MSG_NOSIGNAL)
+			return err != unix.EAGAIN
+		})
 		if err == unix.EINTR {
 			continue
 		}
 		if err == unix.EPIPE || err == unix.ECONNRESET {
 			err = errGone
 		}
-		if err != nil {
+		if err = errors.Join(waitErr, err); err != nil {
 			return fmt.Errorf("12-container: write to the other side: %w", err)
 		}
 		data, oob = data[n:], nil
@@ -132,7 +154,13 @@ func (l *link) send(v any, files ...*os.File) error {
 
 // receive waits for what the init says, or for the end of ctx: somebody who is frozen says nothing.
 func (l *link) receive(ctx context.Context) (m message, err error) {
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(l.f.Fd()), unix.SHUT_RD) })
+	raw, err := l.f.SyscallConn()
+	if err != nil {
+		return message{}, err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
+	})
 	defer stop()
 	if err := l.decode(&m); err != nil {
 		return message{}, err
