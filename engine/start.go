@@ -79,7 +79,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	if m.attached == nil {
 		return nil, m.reports.Close()
 	}
-	return &Attachment{Conn: m.attached, hold: m.reports}, nil
+	return &Attachment{Conn: m.attached, hold: m.reports.File}, nil
 }
 
 // job says what the monitor is to do, and how to write down the spec: that in the job has its filter beside it, compiled.
