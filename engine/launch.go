@@ -108,7 +108,7 @@ func (e *Engine) startMonitor(ctx context.Context) (*launched, error) {
 		return nil, fmt.Errorf("make a file in memory: %w", err)
 	}
 	m := &launched{said: os.NewFile(uintptr(said), "the monitor's standard error")}
-	ours, theirs, err := socketPair()
+	theirs, ours, err := stream.Pair()
 	if err != nil {
 		return nil, errors.Join(err, m.said.Close())
 	}
@@ -168,7 +168,7 @@ func (c *Container) dismiss(ctx context.Context) (err error) {
 }
 
 func socketPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
 	}

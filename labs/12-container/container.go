@@ -266,6 +266,7 @@ func (c *Container) instruct(ctx context.Context, cfg *Config) error {
 	streams := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}
 	for i, f := range streams {
 		if f != nil {
+			f.Fd() // makes it blocking: Go's own pipes are not, and the program is going to get it as it is
 			continue
 		}
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
