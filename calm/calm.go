@@ -21,6 +21,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"github.com/nslab/nslab/cmdline"
 )
 
 // Slack is that of our own processes, in nanoseconds.
@@ -94,7 +96,7 @@ func Others() {
 }
 
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "container" {
+	if cmdline.Read(os.Args).Noun == "container" {
 		Others()
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"unsafe"
 
 	"github.com/nslab/nslab/calm"
+	"github.com/nslab/nslab/cmdline"
 	"github.com/nslab/nslab/sealed"
 )
 
@@ -82,13 +83,17 @@ func init() {
 // wanted says for which run root there is going to be a container, "" for none, or where it is not certain. Who wants to hear of
 // every call hears of this one, too, so it is made when somebody listens.
 func wanted(args []string, env string, euid int) (runRoot string) {
-	if len(args) < 4 || args[1] != "container" || args[2] != "run" && args[2] != "start" || euid != 0 {
+	l := cmdline.Read(args)
+	if l.Noun != "container" || l.Verb != "run" && l.Verb != "start" || len(l.Args) == 0 || euid != 0 {
 		return ""
 	}
-	for _, a := range args[3:] {
+	for _, a := range l.Args {
 		if a == "--help" || a == "-h" || strings.HasPrefix(a, "--explain") || strings.HasPrefix(a, "--run-root") {
 			return ""
 		}
+	}
+	if l.RunRoot != "" {
+		env = l.RunRoot
 	}
 	switch {
 	case env == "":

@@ -20,7 +20,7 @@ func TestWanted(t *testing.T) {
 		{"nslab container run --explain=true IMAGE", "", 0, ""},
 		{"nslab container run --help", "", 0, ""},
 		{"nslab container run --run-root /elsewhere IMAGE", "", 0, ""},
-		{"nslab --run-root /elsewhere container run IMAGE", "", 0, ""},
+		{"nslab --run-root /elsewhere container run IMAGE", "/run/other", 0, "/elsewhere"},
 		{"nslab container run IMAGE", "relative", 0, ""},
 		{"nslab container run IMAGE", "/run/../other", 0, ""},
 		{"nslab container exec box true", "", 0, ""},

@@ -17,6 +17,7 @@ import (
 	"unsafe"
 
 	"github.com/nslab/nslab/calm"
+	"github.com/nslab/nslab/cmdline"
 )
 
 // Numbers of the kernel's headers. They are alike on all architectures that Go knows, since these calls are young.
@@ -100,7 +101,7 @@ func Lock(fd int) error {
 }
 
 func init() {
-	if len(os.Args) > 3 && os.Args[1] == "container" && os.Args[2] == "exec" {
+	if l := cmdline.Read(os.Args); l.Noun == "container" && l.Verb == "exec" && len(l.Args) > 0 {
 		again()
 	}
 }
