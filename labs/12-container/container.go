@@ -158,7 +158,7 @@ func (c *Container) Complete(ctx context.Context, cfg Config) (err error) {
 
 // plan decides on the control group. A container without limits does without one where none can be made.
 func (c *Container) plan(spec *specs.Spec) (err error) {
-	c.Group, err = planGroup(spec)
+	c.Group, c.order.System, err = planGroup(spec)
 	var none *NoGroupError
 	if errors.As(err, &none) && !none.Needed {
 		if os.Geteuid() == 0 { // of an ordinary user nobody expects more
@@ -246,7 +246,7 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	if c.process, err = pid.Start(ctx, entry, cmd); err != nil {
 		return err
 	}
-	c.order = order{Clone: entry.Namespaces, NewCgroup: namespaces.cgroup}
+	c.order.Clone, c.order.NewCgroup = entry.Namespaces, namespaces.cgroup
 	c.born = entry.Cgroup != nil
 	c.Pid = c.process.Pid
 	c.StartTime, err = startTime(c.Pid)

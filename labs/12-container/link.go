@@ -25,11 +25,12 @@ const linkFD = 3
 // order is what the init is told. The first has everything, each later one means "go on".
 type order struct {
 	Config    *Config
-	Group     *cgroups.Group // whose v1 folders the init enters by itself
-	Clone     uintptr        // the namespaces it was born in
-	NewCgroup bool           // it makes a cgroup namespace of its own, once it is in its group
-	Hooks     bool           // it stops for the hooks that run before pivot_root
-	Traced    bool           // somebody wants to hear of its calls
+	Group     *cgroups.Group  // whose v1 folders the init enters by itself
+	System    *cgroups.System // where the control groups of this machine are, as far as the maker has looked
+	Clone     uintptr         // the namespaces it was born in
+	NewCgroup bool            // it makes a cgroup namespace of its own, once it is in its group
+	Hooks     bool            // it stops for the hooks that run before pivot_root
+	Traced    bool            // somebody wants to hear of its calls
 }
 
 // message is what the init says.
