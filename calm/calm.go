@@ -96,7 +96,8 @@ func Others() {
 }
 
 func init() {
-	if cmdline.Read(os.Args).Noun == "container" {
+	// Who runs `exec` is about to be executed once more, see package sealed, and is calm then from the first moment on.
+	if l := cmdline.Read(os.Args); l.Noun == "container" && l.Verb != "exec" {
 		Others()
 	}
 }
