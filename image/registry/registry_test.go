@@ -356,7 +356,7 @@ func TestPullResumes(t *testing.T) {
 
 // TestPullResumesLater: what an interrupted pull has got, the next one does not ask for.
 func TestPullResumesLater(t *testing.T) {
-	big := gzipped(t, layer(t, "noise", noise(6<<20)))
+	big := gzipped(t, layer(t, "noise", noise(16<<20)))
 	s, store := newServer(t), newStore(t)
 	s.remoteImage(t, "x", "latest", here().Architecture, big)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -366,13 +366,13 @@ func TestPullResumesLater(t *testing.T) {
 			return false
 		}
 		w.Header().Set("Content-Length", fmt.Sprint(len(big)))
-		w.Write(big[:4<<20])
+		w.Write(big[:12<<20])
 		w.(http.Flusher).Flush()
 		<-r.Context().Done() // and nothing more, until the client goes
 		return true
 	})
 	o := PullOptions{Progress: func(p image.Progress) {
-		if p.Current >= 4<<20 {
+		if p.Current >= 12<<20 {
 			cancel(stopped)
 		}
 	}}
@@ -381,7 +381,8 @@ func TestPullResumesLater(t *testing.T) {
 	}
 	s.do(nil)
 	must(t, errOf(newClient(t, Options{}).Pull(context.Background(), store, s.host+"/x", PullOptions{})))
-	if s.count("blobs", fmt.Sprintf("bytes=%d-%d", 4<<20, len(big)-1)) != 1 {
+	// Of what came last, some may not have reached the disk.
+	if s.count("blobs/"+string(digest.FromBytes(big)), " bytes=") != 1 {
 		t.Errorf("requests %q", s.seen)
 	}
 }
