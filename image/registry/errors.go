@@ -111,14 +111,15 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 		errno     syscall.Errno
 		request   *url.Error
 	)
+	// With and without TLS are two errors, of which that of the certificate says more.
 	isPlain := errors.As(err, &record) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
 	switch {
+	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
+		e.State, e.Text = ErrCertificate, fmt.Sprintf("the certificate of %s is not trusted: %s", host, certificate(err))
 	case errors.As(err, &said):
 		e.State, e.Text = answer(host, said)
 	case errors.Is(err, ErrRedirects), strings.Contains(err.Error(), "stopped after 10 redirects"):
 		e.State, e.Text = ErrRedirects, fmt.Sprintf("%s sends us on more than %d times", host, maxRedirects)
-	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
-		e.State, e.Text = ErrCertificate, fmt.Sprintf("the certificate of %s is not trusted: %s", host, certificate(err))
 	case isPlain:
 		e.State, e.Text = ErrPlain, (&PlainError{host}).Error()
 	case errors.As(err, &plain):
