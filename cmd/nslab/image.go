@@ -14,6 +14,7 @@ import (
 
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/image"
+	"github.com/nslab/nslab/image/registry"
 )
 
 func newImageCmd(g *globals) *cobra.Command {
@@ -80,7 +81,10 @@ func imageError(err error) error {
 // imageHint is what to do about an error.
 func imageHint(err error) string {
 	var packed *image.PackingError
+	var config *registry.ConfigError
 	switch {
+	case errors.As(err, &config):
+		return registryHint(err)
 	case errors.As(err, &packed) && packed.Name == "zip":
 		return "make a tar of its content"
 	case errors.As(err, &packed):
