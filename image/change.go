@@ -25,6 +25,7 @@ type change struct {
 	dir    string
 	lock   *os.File
 	layers []*stagedLayer
+	also   func() error // what else becomes part of the store, before the index says so
 	done   bool
 	number atomic.Int64 // of files and folders that have no name of their own yet
 
@@ -177,6 +178,9 @@ func (c *change) commit(update func(*ocispec.Index) error) (err error) {
 		}
 		if err == nil {
 			err = c.move()
+		}
+		if err == nil && c.also != nil {
+			err = c.also()
 		}
 		if err != nil {
 			return err

@@ -320,6 +320,9 @@ func (s *Store) garbage(idx *ocispec.Index) (g garbage, err error) {
 			return g, err // rather keep too much than too little
 		}
 	}
+	if err := errors.Join(s.markCache(blobs, chains), s.markDrafts(blobs, chains)); err != nil {
+		return g, err
+	}
 	entries, err := os.ReadDir(s.layers())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return g, storeError("list layers", err)

@@ -10,6 +10,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	image "github.com/nslab/nslab/labs/08-image"
 	security "github.com/nslab/nslab/labs/10-security"
 	container "github.com/nslab/nslab/labs/12-container"
 )
@@ -24,6 +25,7 @@ func All() []*course.Lab {
 		&unionfs.Lab,
 		&setns.Lab,
 		&volumes.Lab,
+		&image.Lab,
 		&security.Lab,
 		&container.Lab,
 	}

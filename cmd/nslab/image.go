@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -19,13 +20,18 @@ import (
 
 func newImageCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "image", "Make and manage images",
-		newImageBootstrapCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd, newImageLsCmd,
-		newImagePruneCmd, newImagePullCmd, newImagePushCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
+		newImageBootstrapCmd, newImageBuildCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd,
+		newImageLsCmd, newImagePruneCmd, newImagePullCmd, newImagePushCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
 	)
 }
 
 // images opens the store of images.
 func (g *globals) images() (*image.Store, error) { return image.Open(g.root) }
+
+// unpacks prepares for unpacking. Go lets as many threads execute Go code as there are processors, and one that waits in a system call
+// counts for some 20 µs or more. Here nearly all time goes by in system calls, of readers, hashers and writers: with a few threads more
+// one of them always has something to do.
+func unpacks() { runtime.GOMAXPROCS(2*runtime.NumCPU() + 1) }
 
 // imageNames lists the images that a shell may offer.
 func (g *globals) imageNames() []string {
@@ -106,6 +112,10 @@ func sourceDate() (time.Time, error) {
 	if text == "" {
 		return time.Now(), nil
 	}
+	return parseSourceDate(text)
+}
+
+func parseSourceDate(text string) (time.Time, error) {
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || seconds < 0 {
 		return time.Time{}, &statusError{exitFailed, fmt.Errorf("SOURCE_DATE_EPOCH: %q is no number of seconds", text), "unset it, or take what 'date +%s' prints"}

@@ -52,8 +52,17 @@ type Config struct {
 	User   string   // "name[:group]", looked up in the container's own /etc/passwd; replaces Spec.Process.User
 	Groups []string // of which that user is to be a member, too
 	Init   bool     // keep nslab as PID 1, to reap orphans and to pass signals on
+	Die    bool     // it ends with the thread that waits for it, and not only until it has started
+
+	Unions []Union // further unions, on folders of the host, that Spec.Mounts may bind something from; the host never sees them
 
 	Stdin, Stdout, Stderr *os.File `json:"-"` // of the program; nil is /dev/null. Not used with Spec.Process.Terminal
+}
+
+// Union is layers that are seen as one at a folder.
+type Union struct {
+	Layers unionfs.Layers
+	Target string
 }
 
 // Container is a container that this process has made, and whose init is its child.

@@ -154,6 +154,11 @@ func (i *initProcess) layers(ctx context.Context) error {
 	if err := i.propagation(ctx, root); err != nil {
 		return err
 	}
+	for _, u := range i.Config.Unions {
+		if _, err := unionfs.Mount(ctx, unionfs.Overlay, u.Layers, u.Target); err != nil {
+			return err
+		}
+	}
 	var err error
 	switch i.Config.Driver {
 	case "":

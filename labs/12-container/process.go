@@ -66,6 +66,11 @@ func (i *initProcess) become(ctx context.Context) error {
 	if err := i.dropRights(ctx); err != nil {
 		return err
 	}
+	if i.Config.Die { // again, and not only left as it was: a change of the user has reset it
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return fmt.Errorf("12-container: die with the maker: %w", err)
+		}
+	}
 	return i.execute(ctx)
 }
 
