@@ -229,7 +229,12 @@ func (c *Container) attach(ctx context.Context, m *launched) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.engine.networks.Attach(ctx, k.sandbox, ns), ns.Close())
+	err = errors.Join(c.engine.networks.Attach(ctx, k.sandbox, ns), ns.Close())
+	var taken *stage.TakenError
+	if errors.As(err, &taken) { // by a container whose monitor, which held it, was killed
+		return c.portError(err, int(taken.Addr.Port()), taken.Proto)
+	}
+	return err
 }
 
 // connected waits until the container is.

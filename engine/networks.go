@@ -70,7 +70,7 @@ func (e *Engine) PruneNetworks(ctx context.Context, match func(*network.Network)
 // ReapNetworks takes back what dead containers have of networks; with all, everything that no container needs, too: the default
 // bridge, the table of rules, and whatever had to be changed on the host. It returns what that was.
 func (e *Engine) ReapNetworks(ctx context.Context, all bool) ([]string, error) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || !e.networks.Used() {
 		return nil, nil
 	}
 	removed, err := e.networks.Reap(ctx)
