@@ -27,7 +27,7 @@ host() { e=$1; shift; nsenter --net=/run/netns/nslab-bench-$e "$@"; }
 client() { e=$1; shift; nsenter --net=/run/netns/nslab-bench-$e-client "$@"; }
 nslab() { host nslab "$NSLAB" "$@"; }
 docker_() { DOCKER_HOST=unix://$work/docker.sock docker "$@"; }
-podman_() { host podman podman --root "$work/podman" --runroot "$work/podman-run" --tmpdir "$work/podman-tmp" --cgroup-manager cgroupfs "$@"; }
+podman_() { CONTAINERS_CONF=$work/containers.conf host podman podman --root "$work/podman" --runroot "$work/podman-run" --tmpdir "$work/podman-tmp" --cgroup-manager cgroupfs "$@"; }
 
 finish() {
 	trap '' INT TERM
@@ -69,6 +69,11 @@ start_docker() {
 stop_docker() { docker_ rm -f iperf serve; }
 start_podman() {
 	command -v podman >/dev/null || { echo "not installed"; return 1; }
+	# Podman raises two limits for its containers, and does not start where it may not.
+	echo "[containers]
+default_ulimits = [ \"nofile=$(ulimit -Hn):$(ulimit -Hn)\", \"nproc=$(ulimit -Hu):$(ulimit -Hu)\" ]
+[engine]
+events_logger = \"none\"" | sed 's/unlimited/1048576/g' > "$work/containers.conf"
 	podman_ import "$work/root.tar" bench >/dev/null 2>&1
 	for runtime in crun runc; do
 		podman_ --runtime $runtime run -d --name iperf -p 5201:5201 localhost/bench /iperf3 -s >/dev/null 2>"$work/podman.log" && break
@@ -88,9 +93,8 @@ tar -C "$work/rootfs" -cf "$work/root.tar" .
 sides=
 for e in $peers; do
 	machines $e
-	if why=$(start_$e 2>&1 >&1); then sides="$sides $e"; else echo "left out: $e: $why"; fi
+	if start_$e > "$work/why" 2>&1; then sides="$sides $e"; else echo "left out: $e: $(tail -n 1 "$work/why")"; fi
 done
-test -z "$(echo "$sides" | grep docker)" || dockerd=$(cat "$work/docker.pid")
 
 throughput() { "$@" -J -t $seconds | sed -n '/"sum_received"/,/}/s/.*"bits_per_second":[^0-9]*\([0-9.e+]*\).*/\1/p' | awk '{printf "%.2f\n", $1 / 1e9}'; }
 wait_for() { n=0; until "$@" >/dev/null 2>&1; do n=$((n + 1)); test $n -lt 50 || return 1; sleep 0.1; done; }
