@@ -71,7 +71,7 @@ start_podman() {
 	command -v podman >/dev/null || { echo "not installed"; return 1; }
 	# Podman raises two limits for its containers, and does not start where it may not.
 	echo "[containers]
-default_ulimits = [ \"nofile=$(ulimit -Hn):$(ulimit -Hn)\", \"nproc=$(ulimit -Hu):$(ulimit -Hu)\" ]
+default_ulimits = [ \"$(awk '/Max open files/ {f = $5} /Max processes/ {p = $4} END {printf "nofile=%s:%s\", \"nproc=%s:%s", f, f, p, p}' /proc/self/limits)\" ]
 [engine]
 events_logger = \"none\"" | sed 's/unlimited/1048576/g' > "$work/containers.conf"
 	podman_ import "$work/root.tar" bench >/dev/null 2>&1
@@ -121,7 +121,7 @@ for work_ in 'outside-Gbit:from outside, Gbit/s' 'outside-connections:from outsi
 	for e in $sides; do
 		m=$(median "$work/${work_%%:*}-$e")
 		printf '%12s' "$m"
-		if test $e = nslab; then own=$m; else best=$(echo "$best $m" | awk '{print $1 > $2 ? $1 : $2}'); fi
+		if test $e = nslab; then own=$m; else best=$(echo "$best $m" | awk '{print ($1 > $2 ? $1 : $2)}'); fi
 	done
 	echo "$own $best" | awk '{if ($2 > 0) printf "   %.2f\n", $1 / $2; else print ""}'
 done
