@@ -40,7 +40,6 @@ type buildStep struct {
 	line   []byte   // that has not ended yet
 	recent []string // the last lines of output
 	all    bytes.Buffer
-	last   int
 }
 
 const (

@@ -61,8 +61,8 @@ func (r *run) layer(ctx context.Context, key, shown string, write func(room stri
 }
 
 // layers are the state's, to be written to in a room.
-func (st *state) union(room string) unionfs.Layers {
-	return unionfs.Layers{Lower: st.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
+func (s *state) union(room string) unionfs.Layers {
+	return unionfs.Layers{Lower: s.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
 }
 
 // writable mounts the state with a room on top for f.
