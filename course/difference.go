@@ -2,6 +2,7 @@ package course
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -52,11 +53,22 @@ func (before host) compare(id string) (*difference, error) {
 		return nil, err
 	}
 	d := &difference{Mounts: changes(before.mounts, now.mounts), Links: changes(before.links, now.links)}
+	d.Links = slices.DeleteFunc(d.Links, func(line string) bool { return ofContainers(line[2:], id) })
 	if d.Cgroups, err = Cgroups(id); err != nil {
 		return nil, err
 	}
 	d.Processes = children()
 	return d, nil
+}
+
+// ofContainers tells whether a link belongs to a container, or a network of containers: n, the kind, six digits that stand for the run
+// root. They come and go while a lab runs, as other processes do. Those of the lab's own run root are its own.
+func ofContainers(link, id string) bool {
+	if len(link) != 15 || link[:2] != "nb" && link[:2] != "nv" {
+		return false
+	}
+	_, err := hex.DecodeString(link[2:8])
+	return err == nil && !strings.HasPrefix(id, link[2:8])
 }
 
 // changes lists what is in one list only: "+ added", "- gone".

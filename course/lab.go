@@ -83,4 +83,7 @@ const (
 	NeedCgroupCPU    Need = "cgroup.cpu"          // a group can be made below ours, with this controller
 	NeedCgroupMemory Need = "cgroup.memory"
 	NeedCgroupPids   Need = "cgroup.pids"
+	NeedVeth         Need = "net.veth"
+	NeedBridge       Need = "net.bridge"
+	NeedFirewall     Need = "net.nftables" // a table that rewrites addresses
 )

@@ -68,7 +68,7 @@ func Examine(ctx context.Context, o Options) []Result {
 	all = append(all, m.controlGroups(ctx, runRootOf(o.RunRoot))...)
 	all = append(all, m.fromRoom("mount.tmpfs", answers), m.fromRoom(overlayRoom, answers), m.overlay(ctx, StateRoot(o.StateRoot)))
 	all = append(all, m.fromRoom(overlayUser, user), m.fromRoom("mount.fuse", answers), m.propagation())
-	all = append(all, m.fromRoom("net.veth", answers), m.fromRoom("net.nftables", answers))
+	all = append(all, m.fromRoom("net.veth", answers), m.fromRoom("net.bridge", answers), m.fromRoom("net.nftables", answers))
 	all = append(all, m.kernel(), m.architecture(), m.nesting(), m.wsl())
 	all = append(all, bounded(ctx, "machine.leftovers", func(context.Context) Result { return leftovers(runRootOf(o.RunRoot)) }))
 	for i := range all {

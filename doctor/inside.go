@@ -37,6 +37,9 @@ func child() {
 	case roleVeth:
 		send(makeVeth())
 		stay()
+	case roleBridge:
+		send(makeBridge())
+		stay()
 	case roleNftables:
 		send(makeTable())
 		stay()
@@ -89,7 +92,7 @@ func inRoom(send func(answer)) {
 		probe, ok := map[string]func(context.Context, request) ([]string, error){
 			"mount.tmpfs": tryTmpfs, "mount.fuse": tryFuse, "mount.overlay": tryOverlayAt,
 			overlayUser: tryOverlayOnTmpfs, overlayRoom: tryOverlayOnTmpfs,
-			"net.veth": tryVeth, "net.nftables": tryNftables,
+			"net.veth": tryVeth, "net.bridge": tryBridge, "net.nftables": tryNftables,
 		}[id]
 		if !ok {
 			continue

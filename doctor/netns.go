@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -12,16 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 
 	pid "github.com/nslab/nslab/labs/01-pid"
+	network "github.com/nslab/nslab/labs/09-network"
 )
 
 // The probes of the network run in a child of the room that has a network namespace of its own. What they make dies with
 // the namespace.
 
-const vethName, vethPeer, tableName = "nslab0", "nslab1", "nslab-doctor"
+const vethName, vethPeer, bridgeName, tableName = "nslab0", "nslab1", "nslab2", "nslab-doctor"
 
 // tryVeth has a pair of devices made, and looks for them from outside, in the child's /proc/PID/net/dev.
 func tryVeth(context.Context, request) ([]string, error) {
-	return inNetwork(roleVeth, func(child int) ([]string, error) {
+	return inNetwork(roleVeth, devices(vethName, vethPeer))
+}
+
+// tryBridge does the same for a bridge.
+func tryBridge(context.Context, request) ([]string, error) {
+	return inNetwork(roleBridge, devices(bridgeName))
+}
+
+// devices looks for devices that a child has made.
+func devices(want ...string) func(child int) ([]string, error) {
+	return func(child int) ([]string, error) {
 		file := fmt.Sprintf("/proc/%d/net/dev", child)
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -33,11 +45,13 @@ func tryVeth(context.Context, request) ([]string, error) {
 				devices = append(devices, strings.TrimSpace(name))
 			}
 		}
-		if !slices.Contains(devices, vethName) || !slices.Contains(devices, vethPeer) {
-			return devices, &wrong{"the kernel agreed, but the devices are not there"}
+		for _, w := range want {
+			if !slices.Contains(devices, w) {
+				return devices, &wrong{"the kernel agreed, but the devices are not there"}
+			}
 		}
 		return devices, nil
-	})
+	}
 }
 
 // tryNftables has a table made, in the child, which also asks the kernel for it: it is shown nowhere in /proc.
@@ -70,7 +84,18 @@ func makeVeth() answer {
 	return answer{}
 }
 
-// makeTable runs in the child.
+// makeBridge runs in the child, and has lab 09 do it.
+func makeBridge() answer {
+	rec := &recorder{}
+	b := network.Bridge{Name: bridgeName, Owner: "nslab doctor", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}
+	if err := b.Make(rec.under(context.Background())); err != nil {
+		return rec.answer("net.bridge", err)
+	}
+	return answer{}
+}
+
+// makeTable runs in the child. The table itself is the first question, and the rules of lab 09, of which each kind may be a
+// module that is missing, the second.
 func makeTable() answer {
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 	err := func() error {
@@ -90,6 +115,10 @@ func makeTable() answer {
 	}()
 	if err != nil {
 		return (&recorder{}).answer("", refusedBy(err, "NFT_MSG_NEWTABLE(inet %s)", tableName))
+	}
+	rules := network.Firewall{Table: tableName + "-rules"}
+	if err := rules.AddNetwork(context.Background(), network.Network{Owner: "nslab doctor", Bridge: bridgeName}); err != nil {
+		return (&recorder{}).answer("", refusedBy(err, "NFT_MSG_NEWRULE(inet %s: ct, fib, masq, nat)", rules.Table))
 	}
 	return answer{}
 }

@@ -33,6 +33,7 @@ func TestBroken(t *testing.T) {
 		{[]string{"no-user-ns"}, "ns.user", "→ ENOSPC", "sysctl -w user.max_user_namespaces=10000"},
 		{[]string{"no-user-ns", "no-sys-admin"}, "privilege", "→ ENOSPC", "sysctl -w user.max_user_namespaces=10000"},
 		{[]string{"no-net-admin"}, "net.veth", "RTM_NEWLINK(nslab0, veth, peer nslab1) → EPERM", "capabilities"},
+		{[]string{"no-net-admin"}, "net.bridge", "ip link add \"nslab2\" type \"bridge\") → EPERM", "capabilities"},
 		{[]string{"no-net-admin"}, "net.nftables", "NFT_MSG_NEWTABLE(inet nslab-doctor) → EPERM", "capabilities"},
 		{[]string{"bare-dev"}, "mount.fuse", `open("/dev/fuse", O_RDWR) → ENOENT`, "modprobe fuse"},
 		{[]string{"state-ro"}, "mount.overlay", "→ EROFS", "NSLAB_ROOT="},

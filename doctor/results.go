@@ -17,7 +17,7 @@ import (
 // roomProbes are those that a room as labs have it can answer.
 var roomProbes = []string{
 	"ns.mnt", "ns.pid", "ns.uts", "ns.ipc", "ns.net", "ns.user", "ns.time", "ns.cgroup",
-	"mount.tmpfs", overlayRoom, "mount.fuse", "net.veth", "net.nftables",
+	"mount.tmpfs", overlayRoom, "mount.fuse", "net.veth", "net.bridge", "net.nftables",
 }
 
 // overlayRoom is overlay as labs can always have it: on a tmpfs of their own.
@@ -126,8 +126,10 @@ func found(id string, a answer) Message {
 		return say("%s here, %s in a child", a.Facts[0], a.Facts[1])
 	case id == "net.veth":
 		return say("a pair was made in a new network namespace: %s", strings.Join(a.Facts, " "))
+	case id == "net.bridge":
+		return say("a bridge was made in a new network namespace: %s", strings.Join(a.Facts, " "))
 	case id == "net.nftables":
-		return say("a table was made in a new network namespace: inet %s", tableName)
+		return say("a table that rewrites addresses was made in a new network namespace: inet %s", tableName)
 	case id == overlayRoom:
 		return say("changes and whiteouts land in an upper layer on a tmpfs")
 	case id == overlayUser:
@@ -192,6 +194,8 @@ func (m *machine) remedy(id string, a answer) []Message {
 			command(kernelOption[kind]))}
 	case id == "mount.fuse" && a.Errno == unix.ENOENT && (m.nest.kind == "docker" || m.nest.kind == "podman"):
 		return []Message{command(m.nest.kind + " run --device /dev/fuse --cap-add SYS_ADMIN …")}
+	case id == "net.nftables" && strings.Contains(a.Call, "NEWRULE"):
+		return m.load("-a nft_nat nft_masq nft_fib_inet nft_ct")
 	case kernelModule[id] != "" && !strings.HasPrefix(id, "mount.overlay") || a.Errno == unix.ENODEV:
 		return m.load(kernelModule[id])
 	case id == "mount.overlay":
@@ -208,7 +212,7 @@ var kernelOption = map[string]string{
 }
 
 var kernelModule = map[string]string{
-	"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", overlayRoom: "overlay", "net.veth": "veth", "net.nftables": "nf_tables",
+	"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", overlayRoom: "overlay", "net.veth": "veth", "net.bridge": "bridge", "net.nftables": "nf_tables",
 }
 
 // load gets a module: it may be on the disk, or in a package that small installations leave out.

@@ -28,6 +28,7 @@ const (
 	roleStepDown = "user"     // nobody in particular, who starts a room as an ordinary user would
 	roleStill    = "still"    // sits in its namespaces to be looked at
 	roleVeth     = "veth"     // makes a pair of network devices in its network namespace
+	roleBridge   = "bridge"   // makes a switch of software there
 	roleNftables = "nftables" // makes a firewall table there
 )
 

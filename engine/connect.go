@@ -41,12 +41,12 @@ type connection struct {
 }
 
 // bridged tells whether the container has a namespace of its own that leads somewhere.
-func (c *Container) bridged() bool { return len(c.Networks) > 0 && os.Geteuid() == 0 }
+func (c *Container) bridged() bool { return len(c.Networks) > 0 && rulesNetworks() }
 
 // checkNetworks decides on the networks of a new container, and refuses what cannot be before anything is made.
 func (c *Container) checkNetworks(list []EndpointOptions) error {
 	mode := c.HostConfig.NetworkMode
-	root := os.Geteuid() == 0
+	root := rulesNetworks()
 	if mode == "default" || mode == "" {
 		if mode = network.Bridge; !root {
 			mode = network.None
@@ -229,7 +229,12 @@ func (c *Container) attach(ctx context.Context, m *launched) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.engine.networks.Attach(ctx, k.sandbox, ns), ns.Close())
+	err = errors.Join(c.engine.networks.Attach(ctx, k.sandbox, ns), ns.Close())
+	var taken *stage.TakenError
+	if errors.As(err, &taken) { // by a container whose monitor, which held it, was killed
+		return c.portError(err, int(taken.Addr.Port()), taken.Proto)
+	}
+	return err
 }
 
 // connected waits until the container is.

@@ -131,7 +131,7 @@ func (c *Container) holdPort(ctx context.Context, port uint16, proto string, b P
 			}
 			return nil
 		}
-		if last = c.portError(ctx, err, n, proto); n >= high || !errors.Is(err, stage.ErrTaken) {
+		if last = c.portError(err, n, proto); n >= high || !errors.Is(err, stage.ErrTaken) {
 			return last
 		}
 	}
@@ -205,7 +205,7 @@ func (c *Container) relays(job *monitor.Job) {
 	}
 }
 
-func (c *Container) portError(ctx context.Context, err error, port int, proto string) error {
+func (c *Container) portError(err error, port int, proto string) error {
 	e := &PortError{Port: fmt.Sprintf("%d/%s", port, proto), Err: err}
 	var taken *stage.TakenError
 	if !errors.As(err, &taken) {
@@ -213,11 +213,13 @@ func (c *Container) portError(ctx context.Context, err error, port int, proto st
 	}
 	e.Err = stage.ErrTaken
 	switch {
+	case taken.Owner != "":
+		e.Owner = "container " + c.engine.nameOf(c.engine.networks.OwnerID(taken.Owner))
 	case taken.Pid == 0:
 	case taken.Pid == os.Getpid():
 		e.Owner = "this container"
 	default:
-		e.Owner = fmt.Sprintf("process %d (%s)", taken.Pid, taken.Command)
+		e.Owner = fmt.Sprintf("process %d (%s)", taken.Pid, strings.Trim(taken.Command, `"`))
 		if name := c.engine.monitorOf(taken.Pid); name != "" {
 			e.Owner = "container " + name
 		}
@@ -237,11 +239,19 @@ func (e *Engine) monitorOf(pid int) string {
 		if len(id) != 64 {
 			continue
 		}
-		var r Record
-		if filepath.Dir(filepath.Dir(name)) == e.runDir() && readJSON(filepath.Join(e.containersDir(), id, recordFile), &r) == nil && r.Name != "" {
-			return r.Name
+		if filepath.Dir(filepath.Dir(name)) == e.runDir() {
+			return e.nameOf(id)
 		}
 		return id[:12]
 	}
 	return ""
+}
+
+// nameOf is the name of a container, or, where that is not known, the beginning of its id.
+func (e *Engine) nameOf(id string) string {
+	var r Record
+	if readJSON(filepath.Join(e.containersDir(), id, recordFile), &r) == nil && r.Name != "" {
+		return r.Name
+	}
+	return id[:min(12, len(id))]
 }

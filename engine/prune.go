@@ -17,7 +17,8 @@ func (e *Engine) Prune(ctx context.Context, keep func(*Container) bool) (p Prune
 	errs := []error{e.reapAll(ctx)}
 	_, err = e.reapRuns(ctx)
 	list, listErr := e.List(ctx)
-	errs = append(errs, err, listErr)
+	_, netErr := e.ReapNetworks(ctx, false)
+	errs = append(errs, err, listErr, netErr)
 	for _, c := range list {
 		if c.State.Running || keep(c) {
 			continue

@@ -11,6 +11,7 @@
 //	<root>/images/oci-layout
 //	<root>/images/index.json             a descriptor for each name; an image without a name has one without
 //	<root>/images/blobs/sha256/<hex>     manifests, configs, and layers as they came, compressed or not
+//	<root>/images/.partial/<hex>         what has come of a layer that was interrupted, for the next try
 //	<root>/layers/<chain-id>/diff        a layer unpacked, in the form that overlay mounts
 //	<root>/layers/<chain-id>/aufs        the same in aufs's form, made when it is first asked for
 //	<root>/layers/<chain-id>/layer.json  its size, and whether it takes anything away

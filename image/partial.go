@@ -101,8 +101,8 @@ func (p *partial) begin(size int64) (int64, error) {
 
 // close ends the work on a blob. What is there stays for the next one.
 func (p *partial) close() error {
-	var err error
-	if p.drop || !p.shared {
+	st, err := p.f.Stat()
+	if p.drop || !p.shared || err == nil && st.Size() == 0 {
 		if err = os.Remove(p.path); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
@@ -147,7 +147,10 @@ func (c *change) fetchFrom(ctx context.Context, p *partial, o *Incoming, n int, 
 	cancel()
 	tee.stop()
 	r.close()
-	flushErr := w.finish()
+	var flushErr error
+	if !stopped { // whoever wants to stop does not wait for the disk, for the sake of a megabyte
+		flushErr = w.finish()
+	}
 	var errno unix.Errno
 	switch {
 	case r.err != nil && !errors.Is(r.err, io.EOF) && (stopped || !errors.Is(r.err, context.Canceled)):

@@ -11,6 +11,7 @@ import (
 	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	image "github.com/nslab/nslab/labs/08-image"
+	network "github.com/nslab/nslab/labs/09-network"
 	security "github.com/nslab/nslab/labs/10-security"
 	container "github.com/nslab/nslab/labs/12-container"
 )
@@ -26,6 +27,7 @@ func All() []*course.Lab {
 		&setns.Lab,
 		&volumes.Lab,
 		&image.Lab,
+		&network.Lab,
 		&security.Lab,
 		&container.Lab,
 	}

@@ -49,6 +49,9 @@ func TestContainerKills(t *testing.T) {
 		{"commit", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"commit", "box"}},
 		{"cp", [][]string{{"run", "-d", "--name", "box", "bootstrap", "sleep", "1000"}}, []string{"cp", "/etc/services", "box:/tmp"}},
 		{"run-fuse", nil, []string{"run", "-d", "--name", "box", "--driver", "aufs-fuse", "bootstrap", "sleep", "1000"}},
+		{"run-published", nil, []string{"run", "-d", "--name", "box", "-p", "8080-8090:80", "-p", "53/udp", "bootstrap", "sleep", "1000"}},
+		{"run-published-rm", nil, []string{"run", "--rm", "--name", "box", "-p", "80", "bootstrap", "true"}},
+		{"stop-published", [][]string{{"run", "-d", "--name", "box", "-p", "80", "bootstrap", "sleep", "1000"}}, []string{"stop", "-t", "0", "box"}},
 		{"rename", [][]string{{"create", "--name", "box", "bootstrap", "true"}}, []string{"rename", "box", "other"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -91,7 +94,7 @@ func newMachine(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	m := &machine{dir: dir, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"), binary: filepath.Join(dir, "nslab")}
+	m := &machine{dir: dir, root: filepath.Join(dir, ".root"), run: filepath.Join(dir, "run"), binary: filepath.Join(dir, "nslab")}
 	// Not by ourselves: a child that is forked meanwhile would have the file open for writing, and nobody could execute it.
 	if out, err := exec.Command("cp", self, m.binary).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
@@ -248,9 +251,10 @@ func (m *machine) clear(t *testing.T) {
 	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		m.must(t, "prune", "-f")
 		if left = m.leftovers(); len(left) == 0 {
-			return
+			break
 		}
 	}
+	left = append(left, suite.Leaks(m.dir, m.run)...) // rules and bridges, too
 	for _, l := range left {
 		t.Errorf("left behind: %s", l)
 	}
@@ -267,8 +271,8 @@ func (m *machine) leftovers() (left []string) {
 		leak("control group %s", group)
 	}
 	for _, pattern := range []string{
-		"root/containers/*", "root/names/*", "run/containers/*", "root/volumes/" + strings.Repeat("?", 64),
-		"root/images/.users/*/" + strings.Repeat("?", 64),
+		".root/containers/*", ".root/names/*", "run/containers/*", "run/networks/*/leases/*", "run/networks/*/names/*", ".root/volumes/" + strings.Repeat("?", 64),
+		".root/images/.users/*/" + strings.Repeat("?", 64),
 	} {
 		files, err := filepath.Glob(filepath.Join(m.dir, pattern))
 		if err != nil {
@@ -278,6 +282,10 @@ func (m *machine) leftovers() (left []string) {
 			inside, _ := filepath.Glob(filepath.Join(f, "*"))
 			leak("%s %q", f, inside)
 		}
+	}
+	dev, err := os.ReadFile("/proc/self/net/dev")
+	if err != nil || bytes.Contains(dev, []byte("nv"+strings.TrimSuffix(course.IDPrefix(m.run), "-"))) {
+		leak("a link of a container: %v", err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || bytes.Contains(mounts, []byte(m.dir)) {

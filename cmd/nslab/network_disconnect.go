@@ -13,8 +13,8 @@ func newNetworkDisconnectCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disconnect [OPTIONS] NETWORK CONTAINER",
 		Short: "Disconnect a container from a network",
-		Long: `Disconnect a container from a network. Its published ports then lead to it by the
-next of its networks that has a way out.`,
+		Long: `Disconnect a container from a network. Its published ports then lead to it by
+the next of its networks that has a way out.`,
 		Example:           `  nslab network disconnect back web`,
 		Args:              needArgs(2, 2),
 		ValidArgsFunction: networkAndContainer(g),

@@ -28,15 +28,14 @@ const stepHostname = "nslab-build"
 // command carries out RUN.
 func (r *run) command(ctx context.Context) error {
 	argv, script := r.commandLine()
-	v := r.s.vertex(r.summary())
-	r.b.Progress.Begin(v)
-	env := r.environment()
-	mounts, err := r.mounts(ctx)
+	mounts, err := r.mounts(ctx) // which waits for other stages
 	if err != nil {
-		r.b.Progress.End(v, Failed)
 		return err
 	}
 	defer mounts.close()
+	env := r.environment()
+	v := r.s.vertex(r.summary())
+	r.b.Progress.Begin(v)
 	network := r.network()
 	words := slices.Concat(r.st.buildArgs(), argv)
 	shown := "RUN " + strings.Join(words, " ")
@@ -44,8 +43,12 @@ func (r *run) command(ctx context.Context) error {
 	key := digestOf(slices.Concat([]string{r.st.key, "RUN", strings.Join(argv, "\x00"), strings.Join(env, "\x00"), script, c.User, c.WorkingDir,
 		network, r.security(), fmt.Sprint(r.b.HostConfig.ExtraHosts)}, mounts.key)...)
 	hit, err := r.cached(key, shown)
-	if hit || err != nil {
+	if hit {
 		r.b.Progress.End(v, Cached)
+		return nil
+	}
+	if err != nil {
+		r.end(ctx, v, err)
 		return err
 	}
 	err = r.layer(ctx, key, shown, func(room string) (bool, error) {
@@ -69,7 +72,7 @@ func (r *run) command(ctx context.Context) error {
 		}
 		return true, dropRuntimeFiles(room)
 	})
-	r.end(v, err)
+	r.end(ctx, v, err)
 	return err
 }
 

@@ -55,7 +55,7 @@ func (b *builder) plan() error {
 			s.from = b.stages[k]
 			s.uses = append(s.uses, s.from)
 		}
-		if s.steps = 1; s.base == scratchName {
+		if s.steps = 1; s.base == scratchName || s.from != nil {
 			s.steps = 0
 		}
 		for _, i := range parsed.Instructions {
@@ -217,6 +217,7 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	}
 	if s.base == scratchName {
 		st.config.Platform = platform
+		st.config.Config.Env = []string{defaultPath}
 		s.ignoreCache(st)
 		return st, nil
 	}

@@ -14,7 +14,6 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 
 	"github.com/nslab/nslab/engine"
-	"github.com/nslab/nslab/image"
 )
 
 // cached takes a layer from the cache, if it knows one for what is being done. shown is how the history calls it.
@@ -22,7 +21,7 @@ func (r *run) cached(key, shown string) (bool, error) {
 	if r.st.done {
 		return false, nil
 	}
-	l, err := r.b.draft.Cached(key)
+	l, key, err := r.b.draft.Cached(key)
 	if err != nil || l == nil {
 		return false, err
 	}
@@ -62,8 +61,8 @@ func (r *run) layer(ctx context.Context, key, shown string, write func(room stri
 }
 
 // layers are the state's, to be written to in a room.
-func (st *state) union(room string) unionfs.Layers {
-	return unionfs.Layers{Lower: st.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
+func (s *state) union(room string) unionfs.Layers {
+	return unionfs.Layers{Lower: s.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
 }
 
 // writable mounts the state with a room on top for f.
@@ -135,23 +134,33 @@ func (r *run) workdir(ctx context.Context) error {
 		return nil
 	}
 	hit, err := r.cached(key, shown)
-	if hit || err != nil {
+	if hit {
 		r.b.Progress.End(v, Cached)
-		return err
+		return nil
 	}
-	err = r.layer(ctx, key, shown, func(room string) (bool, error) {
-		return true, r.writable(ctx, room, func(t *rootfs.Tree) error { return makeWorkdir(ctx, t, dir, r.st.config.Config.User) })
-	})
-	r.end(v, err)
+	if err == nil {
+		err = r.makeWorkdirLayer(ctx, key, shown, dir)
+	}
+	r.end(ctx, v, err)
 	return err
 }
 
-func (r *run) end(v *Vertex, err error) {
-	if err != nil {
+func (r *run) makeWorkdirLayer(ctx context.Context, key, shown, dir string) error {
+	return r.layer(ctx, key, shown, func(room string) (bool, error) {
+		return true, r.writable(ctx, room, func(t *rootfs.Tree) error { return makeWorkdir(ctx, t, dir, r.st.config.Config.User) })
+	})
+}
+
+// end tells how a piece of work has ended.
+func (r *run) end(ctx context.Context, v *Vertex, err error) {
+	switch {
+	case err == nil:
+		r.b.Progress.End(v, Done)
+	case ctx.Err() != nil || errors.Is(err, errElsewhere):
+		r.b.Progress.End(v, Canceled)
+	default:
 		r.b.Progress.End(v, Failed)
-		return
 	}
-	r.b.Progress.End(v, Done)
 }
 
 // squash makes one layer of all that are new.
@@ -160,7 +169,7 @@ func (b *builder) squash(ctx context.Context, s *stage) error {
 	if len(st.layers) <= st.old+1 {
 		return nil
 	}
-	l, err := b.draft.Squash(ctx, st.layers[st.old:], topOf(st.layers[:st.old]), b.now, b.Epoch)
+	l, err := b.draft.Squash(ctx, st.layers[st.old:], st.layers[:st.old], b.now, b.Epoch)
 	if err != nil {
 		return err
 	}
@@ -171,11 +180,4 @@ func (b *builder) squash(ctx context.Context, s *stage) error {
 	st.note("", l)
 	st.config.History[len(st.config.History)-1].Comment = "merge of the layers above the base image"
 	return nil
-}
-
-func topOf(layers []*image.Layer) *image.Layer {
-	if len(layers) == 0 {
-		return nil
-	}
-	return layers[len(layers)-1]
 }

@@ -33,7 +33,7 @@ func (s *Store) Attach(ctx context.Context, b *Sandbox, ns *stage.Namespace) err
 		}
 	}
 	if b.Resolver {
-		if err := redirect(ctx, ns); err != nil {
+		if err := stage.Redirect(ctx, ns, ResolverAddress, ResolverPort); err != nil {
 			return err
 		}
 	}
@@ -71,7 +71,28 @@ func (s *Store) Publish(ctx context.Context, b *Sandbox) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	return s.kernel.firewall().Publish(ctx, s.kernel.owner(b.ID), ports...)
+	for range 100 {
+		err := s.kernel.firewall().Publish(ctx, s.kernel.owner(b.ID), ports...)
+		var taken *stage.TakenError
+		if !errors.As(err, &taken) {
+			return err
+		}
+		// By a dead container, whose monitor was killed: the rules are all that is left of it.
+		id, ours := s.kernel.ownedBy(taken.Owner)
+		if !ours || s.Alive(id) {
+			return err
+		}
+		if err := s.kernel.firewall().Unpublish(ctx, taken.Owner); err != nil {
+			return err
+		}
+	}
+	return errors.New("publish ports: dead containers have them all the time")
+}
+
+// OwnerID is the container in the name of an owner of links and rules; empty if it is not one of this root's.
+func (s *Store) OwnerID(owner string) string {
+	id, _ := s.kernel.ownedBy(owner)
+	return id
 }
 
 // Unpublish takes that back.
@@ -160,7 +181,7 @@ func (s *Store) Ensure(ctx context.Context, n *Network, said func(string)) error
 		if err := s.restore(ctx, n); err != nil {
 			return err
 		}
-	} else if there, err := s.kernel.exists(); err != nil {
+	} else if there, err := s.kernel.firewall().Exists(ctx); err != nil {
 		return err
 	} else if !there { // somebody has flushed all rules
 		if err := s.Repair(ctx); err != nil {

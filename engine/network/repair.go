@@ -68,6 +68,16 @@ func (s *Store) containerDir(id string) string {
 	return filepath.Join(filepath.Dir(s.runDir), "containers", id)
 }
 
+// Used tells whether there ever was a network below this root, since the machine was started.
+func (s *Store) Used() bool {
+	for _, dir := range []string{s.dir, s.runDir} {
+		if _, err := os.Lstat(dir); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Reap takes back what dead containers have: addresses, names, rules, and links whose namespace somebody else keeps alive. It
 // returns what that was.
 func (s *Store) Reap(ctx context.Context) (removed []string, err error) {
@@ -122,7 +132,12 @@ func (s *Store) reapLinks(ctx context.Context) (removed []string, err error) {
 		case !ours:
 			continue
 		case l.Kind == "veth" && !s.Alive(id):
+			// One that was given back goes by itself with its namespace, soon; there is nothing to tell of that.
+			b, _ := LoadSandbox(s.containerDir(id))
 			err = stage.Endpoint{Name: l.Name, Owner: l.Owner}.Detach(ctx)
+			if b == nil && err == nil {
+				continue
+			}
 		case l.Kind == "bridge" && !known[id]:
 			err = stage.Bridge{Name: l.Name, Owner: l.Owner}.Remove(ctx)
 		default:
@@ -159,7 +174,7 @@ func (s *Store) Retire(ctx context.Context) (removed []string, err error) {
 			return removed, errors.Join(errs...)
 		}
 	}
-	there, err := s.kernel.exists()
+	there, err := s.kernel.firewall().Exists(ctx)
 	if errs = append(errs, err); there {
 		if err := s.kernel.firewall().Remove(ctx); err != nil {
 			return removed, errors.Join(append(errs, err)...)
@@ -182,7 +197,7 @@ func (s *Store) putForwardingBack(ctx context.Context, v6 bool) (bool, error) {
 	if _, err := os.Lstat(name); err != nil {
 		return false, nil
 	}
-	others, err := tables(stage.TableName(""))
+	others, err := stage.Tables(ctx, stage.TableName(""))
 	if err != nil || len(others) > 0 {
 		return false, err
 	}

@@ -172,7 +172,7 @@ func (s *Store) Create(ctx context.Context, spec Spec, said func(string)) (*Netw
 	}
 	defer lock.Close()
 	if _, err := os.Lstat(s.file(n.Name)); err == nil {
-		return nil, &Error{What: "network with name " + n.Name, Err: ErrExists}
+		return nil, &Error{What: "create network " + n.Name, Err: fmt.Errorf("network with name %s %w", n.Name, ErrExists)}
 	}
 	if err := s.make(ctx, n, spec.NoIPv4); err != nil {
 		return nil, err
@@ -260,7 +260,7 @@ func (s *Store) Remove(ctx context.Context, ref string) (*Network, error) {
 		return nil, err
 	}
 	if Predefined(n.Name) {
-		return nil, &Error{What: n.Name, Err: ErrPredefined}
+		return nil, &Error{Network: n.Name, Err: ErrPredefined}
 	}
 	return n, s.remove(ctx, n)
 }

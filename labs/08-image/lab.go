@@ -20,6 +20,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nslab/nslab/course"
 	mount "github.com/nslab/nslab/labs/02-mount"
 	"github.com/nslab/nslab/trace"
@@ -57,13 +59,17 @@ var Lab = course.Lab{
 // kindStore is what a step journals: a place with a store of its own. Whatever nslab made for its containers is noted in there.
 const kindStore = "store"
 
-// undoStore ends what a killed step has left running. Its images lay on a tmpfs, which has gone with the walkthrough.
-func undoStore(ctx context.Context, dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "run")); errors.Is(err, os.ErrNotExist) {
-		return nil
+// undoStore ends what a killed step has left running. Its images lay on a tmpfs, which is gone with the walkthrough then.
+func undoStore(ctx context.Context, dir string) (err error) {
+	p := place{dir: dir, work: dir}
+	if _, e := os.Stat(filepath.Join(dir, "run")); e == nil {
+		_, err = p.nslab(trace.Off(ctx), "system", "prune", "--force")
 	}
-	_, err := place{dir: dir}.nslab(trace.Off(ctx), "system", "prune", "--force")
-	return err
+	gone := mount.Detach(ctx, p.disk())
+	if errors.Is(gone, unix.EINVAL) || errors.Is(gone, unix.ENOENT) { // it is no mount point here, or not there at all
+		gone = nil
+	}
+	return errors.Join(err, gone)
 }
 
 // place is a machine of its own, as far as images go: a store, the run folder of its containers, and a folder to work in.
@@ -71,6 +77,8 @@ type place struct {
 	dir  string // a folder of the step; the store lies in disk/root, the containers' run folder in run
 	work string // where commands are run
 }
+
+func (p place) disk() string { return filepath.Join(p.dir, "disk") }
 
 // base is the image to start from: a few programs of this machine, see lab 04.
 const base = "base"
@@ -84,19 +92,17 @@ func newPlace(t *course.T, name string, withBase bool) (p place, err error) {
 		return p, err
 	}
 	p.dir = filepath.Join(dir, name)
-	disk := filepath.Join(p.dir, "disk")
-	p.work = filepath.Join(disk, "work")
+	p.work = filepath.Join(p.disk(), "work")
 	err = t.Make(kindStore, []string{p.dir}, func() error {
-		if err := os.MkdirAll(disk, 0o755); err != nil {
+		if err := os.MkdirAll(p.disk(), 0o755); err != nil {
 			return err
 		}
 		// A file system of its own: the run root may lie on an overlay, which cannot be the upper layer of another one.
-		return mount.Tmpfs(t.Untraced(), disk, mount.TmpfsOptions{Name: t.Name(), Size: 512 << 20, Mode: 0o755})
+		return mount.Tmpfs(t.Untraced(), p.disk(), mount.TmpfsOptions{Name: t.Name(), Size: 512 << 20, Mode: 0o755})
 	})
 	if err != nil {
 		return p, err
 	}
-	t.Cleanup(func(ctx context.Context) error { return mount.Detach(ctx, disk) })
 	if err := os.MkdirAll(p.work, 0o755); err != nil || !withBase {
 		return p, err
 	}
@@ -113,7 +119,10 @@ func (p place) nslab(ctx context.Context, args ...string) (string, error) {
 		"DOCKER_CONFIG="+filepath.Join(p.dir, "disk")) // nobody's passwords are needed here
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.work, &out, &errOut
 	err := trace.Call(ctx, 1,
-		func() string { return fmt.Sprintf("fork, execve(%q)", "nslab "+strings.Join(args, " ")) }, cmd.Run)
+		func() string { return fmt.Sprintf("fork, execve(%q)", "nslab "+strings.Join(args, " ")) }, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
 		return out.String(), fmt.Errorf("nslab %s: %w: %s", strings.Join(args[:2], " "), err, strings.TrimSpace(errOut.String()))
 	}

@@ -34,7 +34,7 @@ func newApp(t *course.T) (place, error) {
 	if err := p.source(); err != nil {
 		return p, err
 	}
-	_, err = p.nslab(t.Untraced(), "image", "build", "--quiet", "--tag", appName, "context")
+	_, err = p.nslab(t.Untraced(), "image", "build", "--quiet", "--network", "none", "--tag", appName, "context")
 	return p, err
 }
 
@@ -56,7 +56,7 @@ func dockerfile(t *course.T) error {
 	if err := p.source(); err != nil {
 		return err
 	}
-	if _, err := p.nslab(t.Context(), "image", "build", "--tag", appName, "context"); err != nil {
+	if _, err := p.nslab(t.Context(), "image", "build", "--network", "none", "--tag", appName, "context"); err != nil {
 		return err
 	}
 	before, err := p.look(base)
@@ -132,19 +132,19 @@ func runs(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	said, err := p.nslab(t.Context(), "container", "run", "--rm", appName)
+	said, err := p.nslab(t.Context(), "container", "run", "--rm", "--network", "none", appName)
 	if err != nil {
 		return err
 	}
 	t.See("without a command it says: %s", said)
 	t.Equal("Hello World", said, "it ran CMD, in WORKDIR, with ENV")
-	said, err = p.nslab(t.Context(), "container", "run", "--rm", "--env", "NAME=kernel", appName)
+	said, err = p.nslab(t.Context(), "container", "run", "--rm", "--network", "none", "--env", "NAME=kernel", appName)
 	if err != nil {
 		return err
 	}
 	t.See("with another NAME: %s", said)
 	t.Equal("Hello kernel", said, "who starts it may say otherwise")
-	said, err = p.nslab(t.Context(), "container", "run", "--rm", appName, "cat", "stamp")
+	said, err = p.nslab(t.Context(), "container", "run", "--rm", "--network", "none", appName, "cat", "stamp")
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func cache(t *course.T) error {
 		return err
 	}
 	files := list(filepath.Join(p.store(), "blobs/sha256"))
-	if _, err := p.nslab(t.Context(), "image", "build", "--tag", appName, "context"); err != nil {
+	if _, err := p.nslab(t.Context(), "image", "build", "--network", "none", "--tag", appName, "context"); err != nil {
 		return err
 	}
 	again, err := p.look(appName)
@@ -177,7 +177,7 @@ func cache(t *course.T) error {
 	if err := p.write("context/hello.sh", "echo \"Good morning $NAME\"\n"); err != nil {
 		return err
 	}
-	if _, err := p.nslab(t.Context(), "image", "build", "--tag", appName, "context"); err != nil {
+	if _, err := p.nslab(t.Context(), "image", "build", "--network", "none", "--tag", appName, "context"); err != nil {
 		return err
 	}
 	changed, err := p.look(appName)
@@ -206,7 +206,7 @@ func shared(t *course.T) error {
 	if err := p.write("second/Dockerfile", fmt.Sprintf("FROM %s\nENV NAME Moon\nRUN echo more > /more\n", appName)); err != nil {
 		return err
 	}
-	if _, err := p.nslab(t.Context(), "image", "build", "--tag", "second", "second"); err != nil {
+	if _, err := p.nslab(t.Context(), "image", "build", "--network", "none", "--tag", "second", "second"); err != nil {
 		return err
 	}
 	one, err := p.look(appName)

@@ -18,7 +18,7 @@ func commit(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.nslab(t.Context(), "container", "run", "--name", "box", "--volume", "/test", appName, "sh", "-c", changes); err != nil {
+	if _, err := p.nslab(t.Context(), "container", "run", "--network", "none", "--name", "box", "--volume", "/test", appName, "sh", "-c", changes); err != nil {
 		return err
 	}
 	if _, err := p.nslab(t.Context(), "container", "commit", "box", "changed"); err != nil {
@@ -42,8 +42,7 @@ func commit(t *course.T) error {
 	t.See("the tar of the new layer: %s", strings.Join(names, " "))
 	t.Check(slices.Contains(names, "app/test.txt"), "app/test.txt", names, "it has the new file")
 	t.Check(slices.Contains(names, "app/.wh.stamp"), "app/.wh.stamp", names, "and a whiteout for the one that was deleted")
-	etc := slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "etc/") })
-	t.Check(!etc, "nothing below etc/", names, "not /etc/hosts: that is the init layer's, which is each container's own")
+	t.Check(!slices.Contains(names, "etc/hosts"), "no etc/hosts", names, "not /etc/hosts: that is the init layer's, which is each container's own")
 	t.Check(slices.Contains(names, "test/"), "test/", names, "the volume's mount point is there")
 	content := slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "test/") && n != "test/" })
 	t.Check(!content, "nothing below test/", names, "and empty: what was written to the volume went past the layer")
@@ -56,7 +55,7 @@ func commit(t *course.T) error {
 		t.See("the volume has: %s", list(v))
 	}
 	t.Check(len(volumes) == 1 && list(volumes[0]) == "text.txt", "text.txt", volumes, "it is in the volume, on the host")
-	said, err := p.nslab(t.Untraced(), "container", "run", "--rm", "changed", "ls", "/app", "/test")
+	said, err := p.nslab(t.Untraced(), "container", "run", "--rm", "--network", "none", "changed", "ls", "/app", "/test")
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,14 @@ func (f Firewall) AddNetwork(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	return f.add(ctx, list)
+	if there, err := f.Exists(ctx); err != nil {
+		return err
+	} else if !there {
+		if err := f.create(ctx); err != nil {
+			return err
+		}
+	}
+	return f.transact(ctx, nil, list)
 }
 
 // RemoveNetwork takes back what AddNetwork did.
@@ -64,7 +71,7 @@ func (f Firewall) Publish(ctx context.Context, owner string, ports ...Port) erro
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	err = f.add(ctx, list)
+	err = f.transact(ctx, nil, list)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
@@ -226,9 +233,6 @@ func (f Firewall) create(ctx context.Context) error {
 	return nil
 }
 
-// add adds elements, to a new table if there is none.
-func (f Firewall) add(ctx context.Context, list []element) error { return f.transact(ctx, nil, list) }
-
 // remove removes elements that are thought to be there. If one is not, or none is known, it looks for what the owner has in
 // these sets, or in all.
 func (f Firewall) remove(ctx context.Context, list []element, owner string, sets ...string) error {
@@ -252,7 +256,7 @@ func (f Firewall) remove(ctx context.Context, list []element, owner string, sets
 		if len(his) == 0 {
 			return nil
 		}
-		if err = f.transact(ctx, his, nil); err == nil || !errors.Is(err, unix.ENOENT) {
+		if err = f.transact(ctx, his, nil); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -318,9 +322,18 @@ func (f Firewall) commit(ctx context.Context, text func() string, fill func(*nft
 			if err := fill(c); err != nil {
 				return err
 			}
-			return c.Flush()
+			return firstErrno(c.Flush())
 		})
 	})
+}
+
+// firstErrno is what the kernel said first: each message of a transaction that fails is answered, and the answers to the later
+// ones only follow from that.
+func firstErrno(err error) error {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		return errno
+	}
+	return err
 }
 
 // buffers makes room for a transaction of thousands of ports, which is sent in one piece.
@@ -353,15 +366,24 @@ func (f Firewall) dump(sets []string) (map[string]element, error) {
 		if len(sets) > 0 && !slices.Contains(sets, s.Name) {
 			continue
 		}
-		all, err := c.GetSetElements(s)
-		if missing(err) {
-			return now, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range elementsOf(s, all) {
-			now[e.id()] = e
+		// A table of many elements that were just added is still being resized by a worker of the kernel, and a list that is
+		// read meanwhile may lack some, without a word. So it is read again until nothing new is in it.
+		const few = 8
+		for before := -1; before < len(now); {
+			before = len(now)
+			all, err := c.GetSetElements(s)
+			if missing(err) {
+				return now, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range elementsOf(s, all) {
+				now[e.id()] = e
+			}
+			if len(all) <= few {
+				break
+			}
 		}
 	}
 	return now, nil

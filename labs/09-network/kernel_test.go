@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -67,20 +66,19 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// world is a host with a network of two containers, another network with one, and a machine outside.
-type world struct {
-	fw          Firewall
-	net1, net2  Network
-	a, b, c     *Namespace // a and b in net1
-	outside     *Namespace
-	hostAddr    netip.Addr // on the way to the outside
-	hostAddr6   netip.Addr
-	outAddr     netip.Addr
-	a4, a6      netip.Addr
-	listenersOf []io.Closer
+// testWorld is a host with a network of two containers, another network with one, and a machine outside.
+type testWorld struct {
+	fw         Firewall
+	net1, net2 Network
+	a, b, c    *Namespace // a and b in net1
+	outside    *Namespace
+	hostAddr   netip.Addr // on the way to the outside
+	hostAddr6  netip.Addr
+	outAddr    netip.Addr
+	a4, a6     netip.Addr
 }
 
-func newWorld(t *testing.T, bridged bool) (context.Context, *world) {
+func newWorld(t *testing.T, bridged bool) (context.Context, *testWorld) {
 	t.Helper()
 	ctx := newHost(t)
 	for _, file := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
@@ -92,7 +90,7 @@ func newWorld(t *testing.T, bridged bool) (context.Context, *world) {
 			t.Skip("no br_netfilter here: ", err)
 		}
 	}
-	w := &world{fw: Firewall{Table: "nslab-test"}}
+	w := &testWorld{fw: Firewall{Table: "nslab-test"}}
 	w.net1 = Network{Owner: testOwner + "net1", Bridge: "nbtest1", Masquerade: true, Subnets: prefixes("10.7.1.0/24", "fd07:1::/64")}
 	w.net2 = Network{Owner: testOwner + "net2", Bridge: "nbtest2", Masquerade: true, Subnets: prefixes("10.7.2.0/24")}
 	must(t, Bridge{Name: "nbtest1", Owner: testOwner + "net1", Addresses: prefixes("10.7.1.1/24", "fd07:1::1/64")}.Make(ctx))
@@ -126,6 +124,7 @@ func newWorld(t *testing.T, bridged bool) (context.Context, *world) {
 	for _, p := range prefixes("192.0.2.1/24", "2001:db8::1/64", "fe80::1/64") {
 		must(t, address(ctx, h, link, p))
 	}
+	must(t, listening(ctx, prefixes("192.0.2.1/24", "2001:db8::1/64", "fe80::1/64")))
 	w.hostAddr, w.hostAddr6, w.outAddr = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.2")
 	return ctx, w
 }
@@ -178,8 +177,8 @@ func serve(t *testing.T, ns *Namespace, network, addr string) {
 	})
 }
 
-// call says whom the server in the end saw calling, or why nobody answered.
-func call(t *testing.T, ns *Namespace, network, addr string) (who string) {
+// dial says whom the server in the end saw calling, or why nobody answered.
+func dial(t *testing.T, ns *Namespace, network, addr string) (who string) {
 	t.Helper()
 	in(t, ns, func() error {
 		c, err := net.DialTimeout(network, addr, 700*time.Millisecond)
@@ -234,7 +233,7 @@ type want struct {
 
 func (w want) check(t *testing.T, what string) {
 	t.Helper()
-	if got := call(t, w.from, w.network, w.addr); got != w.who {
+	if got := dial(t, w.from, w.network, w.addr); got != w.who {
 		t.Errorf("%s: %s %s: answered for %s; want %s", what, w.network, w.addr, got, w.who)
 	}
 }

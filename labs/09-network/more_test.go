@@ -206,7 +206,7 @@ func TestRelay(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- again.Relay(ctx, netip.MustParseAddrPort(target)) }()
-		if got := call(t, nil, proto, h.Addr().String()); strings.HasPrefix(got, "127") {
+		if got := dial(t, nil, proto, h.Addr().String()); strings.HasPrefix(got, "127") {
 			t.Errorf("%s: answered for %s, and nobody is there", proto, got)
 		}
 		serve(t, nil, proto, target)

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-connections/nat"
 
 	"github.com/nslab/nslab/engine"
+	"github.com/nslab/nslab/engine/network"
 )
 
 // Networks is --network, which may be given several times: a name, or name=NAME,alias=…,ip=….
@@ -81,9 +82,7 @@ func NetworkMode(value string) (string, error) {
 		return "", errors.New("no name set for network")
 	case ofContainer(value):
 		return value, nil
-	case !hostname(value) && plain("network", value) == nil && !strings.ContainsAny(value, "/: "):
-		return value, nil // the engine knows what there is
-	case !hostname(value):
+	case network.CheckName(value) != nil: // there can be none; which there are, the engine knows
 		return "", fmt.Errorf("network %s not found", printable(value))
 	}
 	return value, nil

@@ -76,7 +76,7 @@ func TestChecks(t *testing.T) {
 		{"uts", "host", "host"}, {"uts", "container:x", "!invalid UTS mode"}, {"cgroupns", "private", "private"}, {"cgroupns", "x", "!"},
 		{"userns", "host", "host"}, {"userns", "1:2:3", "!invalid USER mode"}, {"userns", "nonsense", "!invalid USER mode"},
 		{"network", "none", "none"}, {"network", "host", "host"}, {"network", "container:x", "container:x"}, {"network", "default", "default"},
-		{"network", "nosuch", "!network nosuch not found"}, {"network", "container:", "!"}, {"network", "", "!no name set for network"},
+		{"network", "front", "front"}, {"network", "a\nb", "!network a\\nb not found"}, {"network", "../x", "!network ../x not found"}, {"network", "container:", "!"}, {"network", "", "!no name set for network"},
 		{"pull", "always", "always"}, {"pull", "", "missing"}, {"pull", "x", `!invalid pull option: 'x': must be one of "always", "missing" or "never"`},
 		{"platform", "linux/amd64", "linux/amd64"}, {"platform", "Linux/ARM/v7", "linux/arm/v7"}, {"platform", "a/b/c/d", "!"}, {"platform", "a//b", "!"},
 		{"platform", "../x", "!"}, {"platform", "a b", "!"}, {"driver", "aufs-fuse", "aufs-fuse"}, {"driver", "zfs", "!"},
