@@ -355,7 +355,7 @@ func (g *garbage) dropLayers(s *Store) error {
 		if err != nil {
 			return storeError("remove layer", err)
 		}
-		os.Remove(s.layers(unsettled + chain.Encoded()))
+		os.Remove(s.unsettledPath(chain))
 		if infoErr == nil {
 			g.freed += info.Size
 		}

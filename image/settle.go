@@ -22,15 +22,19 @@ import (
 // were written (random(4): boot_id), and they count for as long as it is up, since then they are in the page cache or on the
 // disk. After a boot they are unpacked again, which checks every byte; unless they have settled before:
 //
-//	layers/.unsettled-<chain-id>    the layer still says in which boot it was written
+//	images/.unsettled/<chain-id>    the layer still says in which boot it was written
 //
 // A minute later the kernel has written them by itself (dirty_expire_centisecs), and the next change of the store waits for the
 // rest with syncfs(2), and takes the remark away.
 
 const (
-	unsettled   = ".unsettled-"
+	unsettled   = ".unsettled"
 	settleAfter = time.Minute
 )
+
+func (s *Store) unsettledPath(chain digest.Digest) string {
+	return s.images(unsettled, chain.Encoded())
+}
 
 // bootID is a number that the kernel has chosen when it was booted. Without one, every change waits for the disk.
 func bootID() string {
@@ -101,7 +105,15 @@ func syncAll(names ...string) error {
 
 // markUnsettled notes a layer that has not settled, before it gets its name.
 func (s *Store) markUnsettled(chain digest.Digest) error {
-	f, err := os.OpenFile(s.layers(unsettled+chain.Encoded()), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	create := func() (*os.File, error) {
+		return os.OpenFile(s.unsettledPath(chain), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	}
+	f, err := create()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(s.images(unsettled), 0o700); err == nil {
+			f, err = create()
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -111,22 +123,21 @@ func (s *Store) markUnsettled(chain digest.Digest) error {
 
 // settle ends the waiting of layers that were made a while ago. That it cannot is no error: they go on waiting.
 func (s *Store) settle() {
-	dir, err := os.Open(s.layers())
+	dir, err := os.Open(s.images(unsettled))
 	if err != nil {
 		return
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
 	before := map[digest.Digest]unix.Stat_t{}
-	for _, name := range names {
-		hex, ok := strings.CutPrefix(name, unsettled)
-		if st, err := os.Lstat(s.layers(name)); !ok || err != nil || time.Since(st.ModTime()) < settleAfter {
+	for _, hex := range names {
+		if st, err := os.Lstat(s.images(unsettled, hex)); err != nil || time.Since(st.ModTime()) < settleAfter {
 			continue
 		}
 		var st unix.Stat_t
 		chain := digest.Digest("sha256:" + hex)
 		if !isDigest(chain) || unix.Lstat(s.layerPath(chain, layerFile), &st) != nil {
-			os.Remove(s.layers(name)) // of a layer that is gone
+			os.Remove(s.images(unsettled, hex)) // of a layer that is gone
 			continue
 		}
 		before[chain] = st
@@ -161,5 +172,5 @@ func (s *Store) settled(chain digest.Digest) error {
 			return err
 		}
 	}
-	return os.Remove(s.layers(unsettled + chain.Encoded()))
+	return os.Remove(s.unsettledPath(chain))
 }

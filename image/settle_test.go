@@ -72,18 +72,18 @@ func TestCrash(t *testing.T) {
 func TestSettle(t *testing.T) {
 	s := newStore(t)
 	old := importTar(t, s, tarOf(t, file{"a", "old"}), "old")
-	mark := func(i *Image) string { return s.layers(unsettled + i.Chain()[0].Encoded()) }
+	mark := func(i *Image) string { return s.unsettledPath(i.Chain()[0]) }
 	past := time.Now().Add(-2 * settleAfter)
 	must(t, os.Chtimes(mark(old), past, past))
-	must(t, os.WriteFile(s.layers(unsettled+strings.Repeat("0", 64)), nil, 0o600))
-	must(t, os.Chtimes(s.layers(unsettled+strings.Repeat("0", 64)), past, past))
+	must(t, os.WriteFile(s.images(unsettled, strings.Repeat("0", 64)), nil, 0o600))
+	must(t, os.Chtimes(s.images(unsettled, strings.Repeat("0", 64)), past, past))
 	young := importTar(t, s, tarOf(t, file{"a", "young"}), "young")
 	for i, want := range map[*Image]string{old: "", young: bootID()} {
 		if info, err := s.layerInfo(i.Chain()[0]); err != nil || info.Boot != want || want == "" == exists(mark(i)) {
 			t.Errorf("%s: %+v, %v, mark %v; want boot %q", i.Names, info, err, exists(mark(i)), want)
 		}
 	}
-	if left, _ := filepath.Glob(s.layers(unsettled + "*")); len(left) != 1 {
+	if left, _ := filepath.Glob(s.images(unsettled, "*")); len(left) != 1 {
 		t.Errorf("marks: %v; want one", left)
 	}
 	// A mark does not make a layer of an earlier boot whole.

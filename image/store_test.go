@@ -108,7 +108,7 @@ func content(t testing.TB, s *Store) (names []string) {
 			return err
 		}
 		rel, _ := filepath.Rel(s.root, name)
-		if strings.HasPrefix(e.Name(), unsettled) {
+		if filepath.Base(filepath.Dir(name)) == unsettled {
 			return nil // it says when the layer was made, and nothing else
 		}
 		layer := filepath.Dir(rel) == "layers"
