@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nslab/nslab/engine"
@@ -19,7 +20,16 @@ type CommandError struct {
 }
 
 func (e *CommandError) Error() string {
-	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", e.Command, e.Status)
+	return fmt.Sprintf("process %s did not complete successfully: exit code: %d", strconv.Quote(short(e.Command)), e.Status)
+}
+
+// short cuts a text that nobody reads to its end.
+func short(text string) string {
+	const most = 300
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // stepHostname is that of every step: the same input is to give the same output.
