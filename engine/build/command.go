@@ -43,7 +43,7 @@ func (r *run) command(ctx context.Context) error {
 		return err
 	}
 	defer mounts.close()
-	env := r.environment()
+	env := r.st.variables() // the arguments, too
 	v := r.s.vertex(r.summary())
 	r.b.Progress.Begin(v)
 	network := r.network()
@@ -126,15 +126,6 @@ func (r *run) first() string {
 		return ""
 	}
 	return r.Args[0]
-}
-
-// environment is what the command finds: arguments, the image's variables, and a search path.
-func (r *run) environment() []string {
-	env := r.st.variables()
-	if !hasEnv(env, "PATH") {
-		env = append(env, defaultPath)
-	}
-	return env
 }
 
 // proxyEnv adds the arguments that lead to a proxy, which are in no layer's key and in no history.

@@ -217,7 +217,7 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	}
 	if s.base == scratchName {
 		st.config.Platform = platform
-		st.config.Config.Env = []string{defaultPath}
+		st.addPath()
 		s.ignoreCache(st)
 		return st, nil
 	}
@@ -232,8 +232,8 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	st.config, st.extra, st.layers, st.dirs = i.Config, i.Extra, layers, dirs
 	st = st.clone()
 	st.old, st.steps = len(layers), len(st.config.History)
-	st.extra.Comment = ""
-	st.config.Author = ""
+	st.extra.Comment, st.config.Author = "", ""
+	st.addPath()
 	if top := st.top(); top != nil {
 		st.key = digestOf(st.key, string(top.Chain()))
 	}
