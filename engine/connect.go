@@ -215,21 +215,33 @@ func (c *Container) connect(ctx context.Context) {
 }
 
 func (c *Container) attach(ctx context.Context, m *launched) error {
-	k := c.connection
-	for _, n := range k.networks {
-		if err := c.engine.networks.Ensure(ctx, n, k.said); err != nil {
-			return err
-		}
+	if err := c.ensureNetworks(ctx); err != nil {
+		return err
 	}
 	pid, err := m.born(ctx)
 	if err != nil {
 		return err
 	}
+	return c.attachTo(ctx, pid)
+}
+
+// ensureNetworks makes what the container's networks need in the kernel.
+func (c *Container) ensureNetworks(ctx context.Context) error {
+	for _, n := range c.connection.networks {
+		if err := c.engine.networks.Ensure(ctx, n, c.connection.said); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachTo connects the namespace of a process that was just born.
+func (c *Container) attachTo(ctx context.Context, pid int) error {
 	ns, err := stage.OpenNamespace(ctx, fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return err
 	}
-	err = errors.Join(c.engine.networks.Attach(ctx, k.sandbox, ns), ns.Close())
+	err = errors.Join(c.engine.networks.Attach(ctx, c.connection.sandbox, ns), ns.Close())
 	var taken *stage.TakenError
 	if errors.As(err, &taken) { // by a container whose monitor, which held it, was killed
 		return c.portError(err, int(taken.Addr.Port()), taken.Proto)

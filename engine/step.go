@@ -18,6 +18,9 @@ import (
 
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	container "github.com/nslab/nslab/labs/12-container"
+
+	"github.com/nslab/nslab/calm"
+	"github.com/nslab/nslab/engine/network"
 )
 
 // Step is a container that runs one command for whoever waits for it, and is gone with it: RUN of a build. It is confined like
@@ -64,6 +67,9 @@ func (e *Engine) RunStep(ctx context.Context, s Step) (status int, err error) {
 	if err := c.HostConfig.check(); err != nil {
 		return 0, err
 	}
+	if err := c.checkStepNetwork(); err != nil {
+		return 0, err
+	}
 	if err := c.findNames(ctx); err != nil {
 		return 0, err
 	}
@@ -74,7 +80,31 @@ func (e *Engine) RunStep(ctx context.Context, s Step) (status int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.removeFolders(), c.Close()) }()
+	if err := c.takeNetworks(ctx, func(string) {}); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.endStepNetwork(context.WithoutCancel(ctx))) }()
 	return c.runStep(ctx, &s)
+}
+
+// checkStepNetwork decides on the network. On those where containers know one another by name, a monitor answers for the names,
+// and a step has none.
+func (c *Container) checkStepNetwork() error {
+	if err := c.checkNetworks(nil); err != nil {
+		return err
+	}
+	if m := c.HostConfig.NetworkMode; c.bridged() && m != network.Bridge {
+		return &InputError{What: "network", Value: m, Err: errors.New("a build cannot join it"), Hint: "its network is default, none, host or container:NAME"}
+	}
+	return nil
+}
+
+// endStepNetwork gives the addresses back. The links are gone with the namespace.
+func (c *Container) endStepNetwork(ctx context.Context) error {
+	if c.connection == nil {
+		return nil
+	}
+	return c.engine.networks.Detach(ctx, c.connection.sandbox, c.RunDir(), false)
 }
 
 func (c *Container) runStep(ctx context.Context, s *Step) (status int, err error) {
@@ -87,7 +117,15 @@ func (c *Container) runStep(ctx context.Context, s *Step) (status int, err error
 	if err != nil {
 		return 0, err
 	}
-	cfg, err := c.stepConfig(ctx, s)
+	if c.connection != nil {
+		if err = c.ensureNetworks(ctx); err == nil {
+			err = c.attachTo(ctx, run.Pid)
+		}
+	}
+	var cfg *container.Config
+	if err == nil {
+		cfg, err = c.stepConfig(ctx, s)
+	}
 	if err != nil {
 		return 0, errors.Join(err, run.Abort(context.WithoutCancel(ctx)))
 	}
@@ -163,7 +201,7 @@ func (c *Container) stepConfig(ctx context.Context, s *Step) (*container.Config,
 	layers.Lower = append([]string{c.path(initLayer)}, layers.Lower...)
 	return &container.Config{
 		ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: layers, Unions: s.Unions, Filter: filter,
-		User: c.Config.User, Die: true, Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
+		User: c.Config.User, Die: true, TimerSlack: calm.Usual(), Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr,
 	}, nil
 }
 

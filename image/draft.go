@@ -39,6 +39,7 @@ type Draft struct {
 	times   []imageTime       // likewise new
 	packing sync.WaitGroup
 	slots   chan struct{}
+	form    func() (unionfs.Form, error) // of the marks; found out by trying, once
 }
 
 // Layer is a layer that an image is made of.
@@ -76,7 +77,8 @@ func (s *Store) Draft(ctx context.Context) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Draft{s: s, c: c, ctx: ctx, records: map[string]*Layer{}, aliases: map[string]string{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
+	form := sync.OnceValues(func() (unionfs.Form, error) { return unionfs.FormFor(c.dir) })
+	return &Draft{s: s, c: c, ctx: ctx, form: form, records: map[string]*Layer{}, aliases: map[string]string{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Close throws away what was not saved.
@@ -190,7 +192,7 @@ func (d *Draft) pack(ctx context.Context, l *Layer, lowest bool, latest *time.Ti
 	if err := removeTree(filepath.Join(l.room, "work")); err != nil {
 		return err
 	}
-	form, err := unionfs.FormFor(d.c.dir)
+	form, err := d.form()
 	if err != nil {
 		return err
 	}

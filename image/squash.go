@@ -33,7 +33,7 @@ func (d *Draft) Squash(ctx context.Context, layers, base []*Layer, created time.
 	if err != nil {
 		return nil, err
 	}
-	form, err := unionfs.FormFor(d.c.dir)
+	form, err := d.form()
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (d *Draft) Squash(ctx context.Context, layers, base []*Layer, created time.
 		below, marker = base[len(base)-1], form.Marker()
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(writeSquashed(ctx, w, layers, base)) }()
+	go func() { w.CloseWithError(writeSquashed(ctx, w, layers, base, form)) }()
 	_, err = rootfs.UnpackLayer(ctx, tree, r, marker, rootfs.TheLimits())
 	r.CloseWithError(context.Canceled)
 	if err != nil {
@@ -59,16 +59,12 @@ func (d *Draft) Squash(ctx context.Context, layers, base []*Layer, created time.
 }
 
 // writeSquashed writes one tar of several layers.
-func writeSquashed(ctx context.Context, w io.Writer, layers, base []*Layer) error {
+func writeSquashed(ctx context.Context, w io.Writer, layers, base []*Layer, form unionfs.Form) error {
 	out := tar.NewWriter(w)
 	above := hiding{}
 	for n := len(layers) - 1; n >= 0; n-- {
 		l := layers[n]
 		if err := l.Wait(); err != nil {
-			return err
-		}
-		form, err := unionfs.FormFor(filepath.Dir(l.dir))
-		if err != nil {
 			return err
 		}
 		if err := copyVisible(ctx, out, l.dir, form, above, base); err != nil {

@@ -234,6 +234,12 @@ func buildImage(g *globals, f *buildFlags, o build.Options) (err error) {
 		return err
 	}
 	o.Progress = p
+	o.Pull = func(ctx context.Context, ref, platform string) error {
+		if _, err := image.ParseName(ref); err != nil || strings.HasPrefix(ref, "sha256:") {
+			return &image.NotFoundError{Ref: ref} // an id, which no registry knows
+		}
+		return pullFor(ctx, g, ref, pullOptions{quiet: true, verify: true, platform: platform})
+	}
 	i, err := build.Build(ctx, e, o)
 	p.close(err)
 	if cause := context.Cause(ctx); err != nil && cause != nil {

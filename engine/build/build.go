@@ -83,11 +83,14 @@ type builder struct {
 	mu    sync.Mutex
 	used  map[string]bool // build arguments that somebody has asked for
 	group *errgroup.Group
+
+	pulling sync.Mutex
+	pulled  map[string]bool
 }
 
 // Build carries a Dockerfile out.
 func Build(ctx context.Context, e *engine.Engine, o Options) (i *image.Image, err error) {
-	b := &builder{Options: o, engine: e, store: e.Images(), now: time.Now().UTC(), used: map[string]bool{}}
+	b := &builder{Options: o, engine: e, store: e.Images(), now: time.Now().UTC(), used: map[string]bool{}, pulled: map[string]bool{}}
 	if b.Progress == nil {
 		b.Progress = Quiet{}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nslab/nslab/engine"
@@ -19,7 +20,16 @@ type CommandError struct {
 }
 
 func (e *CommandError) Error() string {
-	return fmt.Sprintf("process %q did not complete successfully: exit code: %d", e.Command, e.Status)
+	return fmt.Sprintf("process %s did not complete successfully: exit code: %d", strconv.Quote(short(e.Command)), e.Status)
+}
+
+// short cuts a text that nobody reads to its end.
+func short(text string) string {
+	const most = 300
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // stepHostname is that of every step: the same input is to give the same output.
@@ -33,7 +43,7 @@ func (r *run) command(ctx context.Context) error {
 		return err
 	}
 	defer mounts.close()
-	env := r.environment()
+	env := r.st.variables() // the arguments, too
 	v := r.s.vertex(r.summary())
 	r.b.Progress.Begin(v)
 	network := r.network()
@@ -116,15 +126,6 @@ func (r *run) first() string {
 		return ""
 	}
 	return r.Args[0]
-}
-
-// environment is what the command finds: arguments, the image's variables, and a search path.
-func (r *run) environment() []string {
-	env := r.st.variables()
-	if !hasEnv(env, "PATH") {
-		env = append(env, defaultPath)
-	}
-	return env
 }
 
 // proxyEnv adds the arguments that lead to a proxy, which are in no layer's key and in no history.

@@ -96,7 +96,7 @@ func (r *run) copyInstruction() (in files.Instruction, shown string, err error) 
 	in = files.Instruction{
 		Add: r.Name == "ADD", Workdir: r.absolute("."), Parents: r.Is("parents"), Link: r.Is("link"), Epoch: r.b.Epoch,
 	}
-	shown = r.Name
+	words := []string{r.Name}
 	for name, to := range map[string]*string{"chown": &in.Chown, "chmod": &in.Chmod, "checksum": &in.Checksum} {
 		value, _ := r.Flag(name)
 		if *to, err = r.x.Word(value); err != nil {
@@ -104,10 +104,10 @@ func (r *run) copyInstruction() (in files.Instruction, shown string, err error) 
 		}
 	}
 	if in.Chown != "" {
-		shown += " --chown=" + in.Chown
+		words = append(words, "--chown="+in.Chown)
 	}
 	if in.Chmod != "" {
-		shown += " --chmod=" + in.Chmod
+		words = append(words, "--chmod="+in.Chmod)
 	}
 	if _, ok := r.Flag("unpack"); ok {
 		unpack := r.Is("unpack")
@@ -126,14 +126,14 @@ func (r *run) copyInstruction() (in files.Instruction, shown string, err error) 
 				}
 			}
 			in.Inline = append(in.Inline, files.Inline{Name: h.Name, Content: []byte(content)})
-			shown += " " + s
+			words = append(words, s)
 			continue
 		}
 		word, err := r.x.Word(s)
 		if err != nil {
 			return in, "", err
 		}
-		in.Sources, shown = append(in.Sources, word), shown+" "+word
+		in.Sources, words = append(in.Sources, word), append(words, word)
 	}
 	if in.Dest, err = r.x.Word(r.Args[len(r.Args)-1]); err != nil {
 		return in, "", err
@@ -141,7 +141,7 @@ func (r *run) copyInstruction() (in files.Instruction, shown string, err error) 
 	if in.Scratch, err = r.b.scratch(); err != nil {
 		return in, "", err
 	}
-	return in, shown + " " + in.Dest, nil
+	return in, strings.Join(append(words, in.Dest), " "), nil
 }
 
 // source is the stage or image that files are taken from.

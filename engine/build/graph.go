@@ -217,7 +217,7 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	}
 	if s.base == scratchName {
 		st.config.Platform = platform
-		st.config.Config.Env = []string{defaultPath}
+		st.addPath()
 		s.ignoreCache(st)
 		return st, nil
 	}
@@ -232,8 +232,8 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	st.config, st.extra, st.layers, st.dirs = i.Config, i.Extra, layers, dirs
 	st = st.clone()
 	st.old, st.steps = len(layers), len(st.config.History)
-	st.extra.Comment = ""
-	st.config.Author = ""
+	st.extra.Comment, st.config.Author = "", ""
+	st.addPath()
 	if top := st.top(); top != nil {
 		st.key = digestOf(st.key, string(top.Chain()))
 	}
@@ -247,42 +247,61 @@ func (s *stage) ignoreCache(st *state) {
 	st.done = st.done || s.b.NoCache || slices.ContainsFunc(s.b.NoCacheFilter, named)
 }
 
-// base finds an image to build on, or to copy from.
-func (b *builder) base(ctx context.Context, ref, platform string) (*image.Image, []*image.Layer, []string, error) {
+// base finds an image to build on, or to copy from. One that is not here, or only for another platform, is pulled.
+func (b *builder) base(ctx context.Context, ref, platform string) (i *image.Image, layers []*image.Layer, dirs []string, err error) {
 	if platform == "" {
 		platform = b.Platform
 	}
-	pulled := false
-	pull := func() error {
-		if b.Pull == nil || pulled {
-			return nil
-		}
-		pulled = true
-		return b.Pull(ctx, ref, platform)
-	}
-	if b.Always {
-		if err := pull(); err != nil {
+	if b.Always && b.Pull != nil {
+		if err := b.pull(ctx, ref, platform); err != nil {
 			return nil, nil, nil, err
 		}
 	}
-	i, layers, dirs, err := b.draft.Base(ctx, ref)
-	if errors.Is(err, image.ErrNotFound) && b.Pull != nil && !pulled {
-		if err = pull(); err == nil {
-			i, layers, dirs, err = b.draft.Base(ctx, ref)
+	find := func() error {
+		if i, layers, dirs, err = b.draft.Base(ctx, ref); err == nil && platform != "" {
+			err = checkPlatform(i, ref, platform)
 		}
+		return err
 	}
-	if err != nil {
+	var other *PlatformError
+	if err := find(); err == nil || b.Pull == nil || b.Always || !errors.Is(err, image.ErrNotFound) && !errors.As(err, &other) {
+		return i, layers, dirs, err
+	}
+	if err := b.pull(ctx, ref, platform); err != nil {
 		return nil, nil, nil, err
 	}
-	if platform == "" {
-		return i, layers, dirs, nil
+	return i, layers, dirs, find()
+}
+
+// pull gets an image, once in a build however many stages want it.
+func (b *builder) pull(ctx context.Context, ref, platform string) error {
+	b.pulling.Lock()
+	defer b.pulling.Unlock()
+	if b.pulled[ref+" "+platform] {
+		return nil
 	}
+	if err := b.Pull(ctx, ref, platform); err != nil {
+		return err
+	}
+	b.pulled[ref+" "+platform] = true
+	return nil
+}
+
+// PlatformError is an image that is for another platform than was asked for.
+type PlatformError struct{ Ref, Has, Want string }
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("image %s is for %s, not for %s", e.Ref, e.Has, e.Want)
+}
+
+func checkPlatform(i *image.Image, ref, platform string) error {
 	want, err := image.ParsePlatform(platform)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	if has := i.Config.Platform; has.OS != want.OS || has.Architecture != want.Architecture || want.Variant != "" && has.Variant != want.Variant {
-		return nil, nil, nil, fmt.Errorf("image %s is for %s/%s, not for %s", ref, has.OS, has.Architecture, platform)
+	has := i.Config.Platform
+	if has.OS != want.OS || has.Architecture != want.Architecture || want.Variant != "" && has.Variant != want.Variant {
+		return &PlatformError{ref, has.OS + "/" + has.Architecture, platform}
 	}
-	return i, layers, dirs, nil
+	return nil
 }

@@ -53,7 +53,7 @@ func (c *counter) vertex(place, text string) *Vertex {
 	if place != "" {
 		text = "[" + place + "] " + text
 	}
-	return &Vertex{ID: c.last, Name: text}
+	return &Vertex{ID: c.last, Name: short(text)}
 }
 
 // count finds out whether stages need names to be told apart.

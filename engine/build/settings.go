@@ -58,6 +58,7 @@ func settings() map[string]func(*run) error {
 
 // pairs expands NAME=VALUE words. All see the variables from before the instruction.
 func (r *run) pairs() (pairs [][2]string, shown string, err error) {
+	words := []string{r.Name}
 	for _, p := range r.Pairs {
 		name, err := r.x.Word(p.Name)
 		if err != nil {
@@ -77,9 +78,9 @@ func (r *run) pairs() (pairs [][2]string, shown string, err error) {
 		if p.Spaced {
 			sep = " "
 		}
-		pairs, shown = append(pairs, [2]string{name, value}), shown+" "+name+sep+value
+		pairs, words = append(pairs, [2]string{name, value}), append(words, name+sep+value)
 	}
-	return pairs, shown, nil
+	return pairs, strings.Join(words, " "), nil
 }
 
 func (r *run) env() error {
@@ -87,7 +88,7 @@ func (r *run) env() error {
 	for _, p := range pairs {
 		r.st.config.Config.Env = setEnv(r.st.config.Config.Env, p[0], p[1])
 	}
-	r.st.note("ENV"+shown, nil)
+	r.st.note(shown, nil)
 	return err
 }
 
@@ -96,7 +97,7 @@ func (r *run) label() error {
 	for _, p := range pairs {
 		r.st.label(p[0], p[1])
 	}
-	r.st.note("LABEL"+shown, nil)
+	r.st.note(shown, nil)
 	return err
 }
 

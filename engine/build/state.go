@@ -68,6 +68,13 @@ func (s *state) push(l *image.Layer) {
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// addPath gives an image a search path that has none, so that "ENV PATH=/opt/bin:$PATH" adds to one.
+func (s *state) addPath() {
+	if !hasEnv(s.config.Config.Env, "PATH") {
+		s.config.Config.Env = append([]string{defaultPath}, s.config.Config.Env...)
+	}
+}
+
 // variables are what is expanded, and what RUN finds: the arguments and, over them, the environment of the image.
 func (s *state) variables() []string {
 	var env []string

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// maxWords is how many words an instruction may have.
+const maxWords = 64 << 10
+
 // kind is what a flag takes.
 type kind int
 
@@ -66,6 +69,9 @@ func (e *UnknownError) Error() string { return "unknown instruction: " + e.Word 
 func (i *Instruction) check() error {
 	if !i.known() {
 		return &UnknownError{i.Name, nearest(i.Name)}
+	}
+	if n := max(len(i.Args), len(i.Pairs)); n > maxWords {
+		return fmt.Errorf("%s with %d words: %d are the most", i.Name, n, maxWords)
 	}
 	switch i.Name {
 	case "ENV", "LABEL", "ARG":

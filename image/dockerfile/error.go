@@ -15,10 +15,19 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	text := shorten(e.Err.Error(), 600)
 	if e.First == 0 {
-		return fmt.Sprintf("%s: %v", e.File.Name, e.Err)
+		return fmt.Sprintf("%s: %s", e.File.Name, text)
 	}
-	return fmt.Sprintf("%s:%d: %v", e.File.Name, e.First, e.Err)
+	return fmt.Sprintf("%s:%d: %s", e.File.Name, e.First, text)
+}
+
+// shorten cuts the middle out of a text that is longer than anybody reads.
+func shorten(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most*3/4]+" … "+text[len(text)-most/4:], "")
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -52,7 +61,7 @@ func (e *Error) Excerpt() string {
 		if n >= e.First && n <= e.Last {
 			mark = ">>>"
 		}
-		line := fmt.Sprintf("%4d | %s %s", n, mark, printable(e.File.Lines[n-1]))
+		line := fmt.Sprintf("%4d | %s %s", n, mark, printable(shorten(e.File.Lines[n-1], 200)))
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 		if n == last && last < e.Last {
 			fmt.Fprintf(&b, "%4s | >>> … up to line %d\n", "", e.Last)
