@@ -1,6 +1,7 @@
 #!/bin/sh
-# Measures how long a root file system of 250 MB takes to become an image with its files on disk, side by side with tar,
-# umoci and podman, plain and compressed. Needs root; a peer that is not installed is named and left out.
+# Measures how long a root file system of 250 MB takes to become an image with its files on disk, to be loaded, and a small change
+# of it to be committed, side by side with tar, umoci, podman, buildah and docker, plain and compressed. Needs root; a peer that is
+# not installed, or a docker without its daemon, is named and left out.
 #
 #	bench/image.sh [rounds]     default 5; a figure is the median over all rounds
 #

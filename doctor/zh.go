@@ -96,7 +96,9 @@ func zh() course.Messages {
 		"it works": "可用",
 
 		// network
-		"a pair was made in a new network namespace: %s": "已在新的网络命名空间里建立一对网卡：%s",
+		"a pair was made in a new network namespace: %s":                               "已在新的网络命名空间里建立一对网卡：%s",
+		"a bridge was made in a new network namespace: %s":                             "已在新的网络命名空间里建立网桥：%s",
+		"a table that rewrites addresses was made in a new network namespace: inet %s": "已在新的网络命名空间里建立能改写地址的规则表：inet %s",
 
 		// machine
 		"%s: nslab is made for 5.15 and later":                             "%s：nslab 面向 5.15 及更新的内核",
@@ -140,7 +142,5 @@ func zh() course.Messages {
 		"have systemd hand it down: %s":                                                            "让 systemd 把控制器委派下来：%s",
 		"convert it, in PowerShell: %s":                                                            "在 PowerShell 里转换：%s",
 		"its name is shown by: %s":                                                                 "查看发行版名称：%s",
-		"a bridge was made in a new network namespace: %s":                                         "已在新的网络命名空间里建立网桥：%s",
-		"a table that rewrites addresses was made in a new network namespace: inet %s":             "已在新的网络命名空间里建立能改写地址的规则表：inet %s",
 	}
 }

@@ -52,9 +52,11 @@ type Container struct {
 	Record
 	State State
 
-	engine   *Engine
-	lock     *os.File    // held by commands that change it
-	monitor  *launched   // while it is being started
+	engine      *Engine
+	lock        *os.File  // held by commands that change it
+	monitor     *launched // while it is being started
+	specWritten func()    // waits until the spec is on disk, or sees to it that it will not be any more; may be nil
+
 	outlined *specs.Spec // likewise: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/nslab/nslab/calm"
 	setns "github.com/nslab/nslab/labs/06-setns"
 	container "github.com/nslab/nslab/labs/12-container"
 )
@@ -60,6 +61,7 @@ func (c *Container) execConfig(o ExecOptions) (container.ExecConfig, error) {
 	}
 	cfg := container.ExecConfig{
 		Process: p, User: c.Config.User, Groups: c.HostConfig.GroupAdd, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
+		TimerSlack: calm.Usual(),
 	}
 	if o.WorkingDir != "" {
 		p.Cwd = path.Clean(o.WorkingDir)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -14,8 +15,10 @@ import (
 
 	container "github.com/nslab/nslab/labs/12-container"
 
+	"github.com/nslab/nslab/calm"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/headstart"
 	"github.com/nslab/nslab/trace"
 	"github.com/nslab/nslab/wire"
 )
@@ -30,7 +33,7 @@ func (c *Container) lockMonitor(ctx context.Context) (*os.File, error) {
 
 // launched is a monitor that was started, seen from here.
 type launched struct {
-	reports  *os.File
+	reports  wire.Conn
 	attached *os.File
 	said     *os.File // its standard error, in memory
 }
@@ -42,10 +45,6 @@ func (m *launched) close() {
 		m.attached.Close()
 	}
 }
-
-// small is the environment of a monitor: with one processor Go's runtime keeps one cache of memory instead of many. Its
-// memory is only collected near 8 MiB, which few ever need: no start is held up, and no idle one wakes to look for garbage.
-var small = []string{"GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=8MiB", "GOTRACEBACK=none"}
 
 // launch starts a monitor, and tells it as much as it needs to let the container's init start up: in a session of its own, so
 // that neither Ctrl-C nor the end of the terminal reaches it.
@@ -67,34 +66,17 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 			err = errors.Join(err, c.leaveNetworks(context.WithoutCancel(ctx)))
 		}
 	}()
-	said, err := unix.MemfdCreate("nslab-monitor", unix.MFD_CLOEXEC)
+	m, err := c.engine.startMonitor(ctx)
 	if err != nil {
-		return fmt.Errorf("make a file in memory: %w", err)
+		return err
 	}
-	m := &launched{said: os.NewFile(uintptr(said), "the monitor's standard error")}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return errors.Join(err, m.said.Close())
-	}
-	defer theirs.Close()
-	m.reports = ours
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	path, done, err := container.SealedPath(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	cmd := &exec.Cmd{
-		Path: path, Args: []string{monitor.Entry}, Dir: "/",
-		Env:         append([]string{"NSLAB_RUN_ROOT=" + c.engine.RunRoot}, small...), // the first tells whose it is
-		Stderr:      m.said,
-		ExtraFiles:  []*os.File{theirs, lock, c.lock},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
+	// The locks go over as open files, so there is no moment in which nobody has them.
+	files := []*os.File{lock, c.lock}
 	if o.Attach != nil {
 		its, mine, err := stream.Pair()
 		if err != nil {
@@ -102,32 +84,70 @@ func (c *Container) launch(ctx context.Context, o StartOptions) (err error) {
 		}
 		defer its.Close()
 		m.attached = mine
-		cmd.ExtraFiles = append(cmd.ExtraFiles, its)
+		files = append(files, its)
 	}
-	held := c.connection.files()
 	told := monitor.Outline{
-		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init}, Traced: trace.On(ctx),
-		Connected: c.connection != nil, Resolver: c.connection.resolver(), HeldFD: 3 + len(cmd.ExtraFiles), Held: len(held),
+		Container: container.Config{ID: c.ID, Dir: c.RunDir(), Spec: outline, Init: c.HostConfig.Init, TimerSlack: calm.Usual()}, Traced: trace.On(ctx),
+		Attached: o.Attach != nil, Connected: c.connection != nil, Resolver: c.connection.resolver(),
 	}
-	cmd.ExtraFiles = append(cmd.ExtraFiles, held...)
-	err = trace.Call(ctx, 0,
-		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },
-		cmd.Start)
-	if err != nil {
-		return fmt.Errorf("start the monitor: %w", err)
-	}
-	go cmd.Wait() // while we live, it is our child
 	c.monitor = m
-	if err := m.tell(&told); err != nil {
+	if err := m.tell(&told, append(files, c.connection.files()...)...); err != nil {
 		return err
 	}
 	c.connect(ctx)
 	return nil
 }
 
+// startMonitor starts a monitor, in a session of its own, or takes the one that was started already: see package headstart.
+func (e *Engine) startMonitor(ctx context.Context) (*launched, error) {
+	if p := headstart.Take(e.RunRoot); p != nil {
+		return &launched{reports: wire.Conn{File: p.Socket}, said: p.Said}, nil
+	}
+	said, err := unix.MemfdCreate(monitor.Entry, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	m := &launched{said: os.NewFile(uintptr(said), "the monitor's standard error")}
+	theirs, ours, err := stream.Pair()
+	if err != nil {
+		return nil, errors.Join(err, m.said.Close())
+	}
+	defer theirs.Close()
+	m.reports.File = ours
+	path, done, err := container.SealedPath(ctx)
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	defer done()
+	cmd := &exec.Cmd{
+		Path: path, Args: []string{monitor.Entry}, Dir: "/", Env: headstart.Environment(e.RunRoot),
+		Stderr: m.said, ExtraFiles: []*os.File{theirs}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	err = trace.Call(ctx, 0,
+		func() string { return fmt.Sprintf("fork, setsid, execve(%q, [%q])", path, monitor.Entry) },
+		func() error { return calmly(cmd.Start) })
+	if err != nil {
+		m.close()
+		return nil, fmt.Errorf("start the monitor: %w", err)
+	}
+	go cmd.Wait() // while we live, it is our child
+	return m, nil
+}
+
+// calmly starts a process that is calm from its first moment on: see package calm.
+func calmly(start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if calm.Set(calm.Slack) == nil {
+		defer calm.Set(0)
+	}
+	return start()
+}
+
 // tell sends the monitor what it waits for. One that has ended already may have said why before: that is heard in await.
-func (m *launched) tell(v any) error {
-	err := wire.Write(m.reports, v)
+func (m *launched) tell(v any, files ...*os.File) error {
+	err := m.reports.Send(v, files...)
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("tell the monitor: %w", err)
 	}
@@ -202,7 +222,7 @@ func (m *launched) hear(ctx context.Context) (monitor.Report, error) {
 	defer stop()
 	for {
 		var r monitor.Report
-		if err := wire.Read(m.reports, &r); err != nil {
+		if err := m.reports.Receive(&r); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
 			}

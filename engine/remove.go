@@ -116,6 +116,10 @@ func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, tr
 // that no container has, in one step: from then on it is not there, even if its files take time, or nslab is killed
 // meanwhile. Nothing of this needs room on the disk, so a full one can be cleared.
 func (c *Container) remove(ctx context.Context, withVolumes bool) error {
+	if c.specWritten != nil {
+		c.specWritten()
+		c.specWritten = nil
+	}
 	if c.unfinished() { // its state was lost
 		if _, err := c.dropGroup(ctx); err != nil {
 			return err

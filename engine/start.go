@@ -3,12 +3,14 @@ package engine
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"time"
 
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	container "github.com/nslab/nslab/labs/12-container"
 
+	"github.com/nslab/nslab/calm"
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
@@ -65,20 +67,42 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 		return nil, c.failed(ctx, err)
 	}
 	// The spec is on disk for people and for other runtimes. It is made anew at each start, and written while the monitor is
-	// at work with it.
-	writeErr := write()
+	// at work with it. Nobody is fast enough to read that of a container which is gone after a moment.
+	warn := func(err error) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && o.Warn != nil {
+			o.Warn(err.Error())
+		}
+	}
+	var writeErr error
+	if c.HostConfig.AutoRemove && o.Attach != nil {
+		c.specWritten = after(50*time.Millisecond, func() { warn(write()) })
+	} else {
+		writeErr = write()
+	}
 	if err := m.await(ctx, c, o); err != nil {
 		return nil, c.failed(ctx, err)
 	}
-	if writeErr != nil && o.Warn != nil {
-		o.Warn(writeErr.Error())
-	}
+	warn(writeErr)
 	c.monitor, c.connection = nil, nil
 	m.said.Close()
 	if m.attached == nil {
 		return nil, m.reports.Close()
 	}
-	return &Attachment{Conn: m.attached, hold: m.reports}, nil
+	return &Attachment{Conn: m.attached, hold: m.reports.File}, nil
+}
+
+// after calls f once the time is over. The result calls that off, or waits until it is done.
+func after(d time.Duration, f func()) (cancel func()) {
+	done := make(chan struct{})
+	t := time.AfterFunc(d, func() {
+		defer close(done)
+		f()
+	})
+	return func() {
+		if !t.Stop() {
+			<-done
+		}
+	}
 }
 
 // job says what the monitor is to do, and how to write down the spec: that in the job has its filter beside it, compiled.
@@ -107,6 +131,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 		Container: container.Config{
 			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: c.layers(lower),
 			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init, Filter: filter,
+			TimerSlack: calm.Usual(),
 		},
 		Dir: c.Dir(), RunDir: c.RunDir(), LogPath: c.LogPath(), Log: log,
 		Tty: c.Config.Tty, OpenStdin: c.Config.OpenStdin, StdinOnce: c.Config.StdinOnce, Durable: !c.HostConfig.AutoRemove,

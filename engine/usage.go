@@ -16,6 +16,7 @@ type Usage struct {
 	Images     []ImageUsage
 	Containers []ContainerUsage
 	Volumes    []VolumeUsage
+	Cache      []image.CacheEntry // of builds
 
 	Layers     int64 // all layers of images, those that several have counted once
 	LayersUsed int64 // those of them that containers need
@@ -56,7 +57,8 @@ func (e *Engine) Usage(ctx context.Context) (*Usage, error) {
 		size, err := VolumeSize(v)
 		u.Volumes, errs = append(u.Volumes, VolumeUsage{v, size}), append(errs, err)
 	}
-	return u, errors.Join(errs...)
+	u.Cache, err = e.images.CacheEntries()
+	return u, errors.Join(append(errs, err)...)
 }
 
 // images measures images by their layers.

@@ -78,10 +78,15 @@ type tarMember struct {
 func indexTar(r io.ReadSeeker, at io.ReaderAt) (*tarArchive, error) {
 	a := &tarArchive{at, map[string]tarMember{}}
 	in := tar.NewReader(r)
+	end := int64(0) // of the last member
 	for {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
-			return a, nil
+			at, err := r.Seek(0, io.SeekCurrent)
+			if err == nil && at < end+tarBlock {
+				err = errCutOff
+			}
+			return a, err
 		}
 		if err == nil && len(a.files) > maxArchiveFiles {
 			err = fmt.Errorf("more than %d files: %w", maxArchiveFiles, unix.EFBIG)
@@ -93,11 +98,32 @@ func indexTar(r io.ReadSeeker, at io.ReaderAt) (*tarArchive, error) {
 		if err != nil {
 			return nil, err
 		}
+		end = begin + (h.Size+tarBlock-1)&^(tarBlock-1)
 		if m, ok := memberOf(h); ok {
 			m.at = begin
 			a.files[memberName(h.Name)] = m
 		}
 	}
+}
+
+// errCutOff is an archive without its end mark, a block of zeros. Every program writes one, and without it an archive that was
+// cut off between two files looks whole.
+var errCutOff = fmt.Errorf("the archive has no end mark: it was cut off: %w", io.ErrUnexpectedEOF)
+
+// zeroCounter counts the zeros at the end of what was read.
+type zeroCounter struct {
+	io.Reader
+	zeros int
+}
+
+func (z *zeroCounter) Read(p []byte) (int, error) {
+	n, err := z.Reader.Read(p)
+	rest := bytes.TrimRight(p[:n], "\x00")
+	if len(rest) > 0 {
+		z.zeros = 0
+	}
+	z.zeros += n - len(rest)
+	return n, err
 }
 
 // memberOf tells what a member is, and whether it is of interest. Older Dockers store a layer that two images have in common

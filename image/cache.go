@@ -3,9 +3,7 @@ package image
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,14 +33,19 @@ type cacheRecord struct {
 	Size    int64
 	Created time.Time
 	Image   *time.Time `json:",omitempty"` // of an image instead: the time that it bears
+	Key     string     `json:",omitempty"` // instead: the key under which the layer is known
 }
 
-// Cached finds the layer that the cache knows by a key.
-func (d *Draft) Cached(key string) (l *Layer, err error) {
+// Cached finds the layer that the cache knows by a key. known is the key again or, of an alias, the one that it stands for.
+func (d *Draft) Cached(key string) (l *Layer, known string, err error) {
 	var rec cacheRecord
 	err = d.s.locked(unix.LOCK_SH, func() error {
 		var ok bool
-		if rec, ok = d.s.cacheRecord(key); !ok || rec.Image != nil {
+		if rec, ok = d.s.cacheRecord(key); ok && rec.Key != "" {
+			key = rec.Key
+			rec, ok = d.s.cacheRecord(key)
+		}
+		if !ok || !rec.ofLayer() {
 			return fs.ErrNotExist
 		}
 		_, err := d.s.layerInfo(rec.Chain)
@@ -57,15 +60,27 @@ func (d *Draft) Cached(key string) (l *Layer, err error) {
 		return d.need(rec.Chain, rec.Blob.Digest)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	return &Layer{
 		Blob: rec.Blob, DiffID: rec.DiffID, Size: rec.Size, Created: rec.Created, chain: rec.Chain,
 		dir: d.s.layerPath(rec.Chain, "diff"),
-	}, nil
+	}, key, nil
+}
+
+// ofLayer says whether a record is of a layer.
+func (r *cacheRecord) ofLayer() bool {
+	return isDigest(r.Chain) && isDigest(r.DiffID) && isDigest(r.Blob.Digest)
+}
+
+// Alias lets the cache know a layer by one more key.
+func (d *Draft) Alias(alias, key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aliases[alias] = key
 }
 
 // cacheRecord reads one; what is not as it was written does not count.
@@ -74,7 +89,7 @@ func (s *Store) cacheRecord(key string) (rec cacheRecord, ok bool) {
 	if err != nil || !isHex(key, 64) || json.Unmarshal(data, &rec) != nil {
 		return rec, false
 	}
-	return rec, rec.Image != nil || isDigest(rec.Chain) && isDigest(rec.DiffID) && isDigest(rec.Blob.Digest)
+	return rec, rec.Image != nil || isHex(rec.Key, 64) || rec.ofLayer()
 }
 
 // ImageTime is the time that an image bears: the first time it was made, now, and that time whenever it is made again. key
@@ -99,11 +114,6 @@ func (d *Draft) writeRecords() error {
 	if len(d.records)+len(d.aliases)+len(d.times) == 0 {
 		return nil
 	}
-	for _, a := range d.aliases { // of a layer that is not to be remembered, nothing is
-		if a.layer.room == "" || slices.Contains(slices.Collect(maps.Values(d.records)), a.layer) {
-			d.records[a.key] = a.layer
-		}
-	}
 	if err := os.MkdirAll(d.s.images(cacheDir), 0o700); err != nil {
 		return storeError("write the build cache", err)
 	}
@@ -122,12 +132,17 @@ func (d *Draft) writeRecords() error {
 			return err
 		}
 	}
+	for alias, key := range d.aliases {
+		if err := write(alias, cacheRecord{Key: key}); err != nil {
+			return err
+		}
+	}
 	for _, t := range d.times {
 		if err := write(t.key, cacheRecord{Image: &t.at}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.s.trimCache()
 }
 
 // cacheRecords lists the cache. What cannot be read has no record.
@@ -151,7 +166,7 @@ func (s *Store) cacheRecords(visit func(key string, rec cacheRecord, ok bool) er
 // markCache notes what the cache needs.
 func (s *Store) markCache(blobs, chains map[string]bool) error {
 	return s.cacheRecords(func(_ string, rec cacheRecord, ok bool) error {
-		if ok && rec.Image == nil {
+		if ok && rec.ofLayer() {
 			blobs[rec.Blob.Digest.Encoded()], chains[rec.Chain.Encoded()] = true, true
 		}
 		return nil
@@ -174,57 +189,165 @@ func (s *Store) markDrafts(blobs, chains map[string]bool) error {
 	return err
 }
 
-// CacheUsage is how much the build cache takes.
-type CacheUsage struct {
-	Records int
-	Size    int64 // of the layers that no image has
-	InUse   int   // records whose layer is an image's
+// CacheEntry is something that the build cache keeps.
+type CacheEntry struct {
+	ID            string
+	Kind          string // "regular", a layer; or "exec.cachemount", a folder of RUN --mount=type=cache
+	Size          int64
+	Created, Used time.Time
+	Shared        bool // the layer is an image's, too
+	Busy          bool // a build has the folder
 }
 
-// CacheUsage measures the build cache.
-func (s *Store) CacheUsage() (u CacheUsage, err error) {
+const (
+	kindLayer  = "regular"
+	kindFolder = "exec.cachemount"
+)
+
+// CacheEntries lists the build cache. A layer that is known by several keys is listed once.
+func (s *Store) CacheEntries() (list []CacheEntry, err error) {
 	idx, err := s.loadIndex()
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	blobs, chains := map[string]bool{}, map[string]bool{}
 	for _, d := range idx.Manifests {
 		if err := s.mark(d, blobs, chains); err != nil {
-			return u, err
+			return nil, err
 		}
 	}
 	seen := map[digest.Digest]bool{}
-	err = s.cacheRecords(func(_ string, rec cacheRecord, ok bool) error {
-		if !ok || rec.Image != nil {
+	err = s.cacheRecords(func(key string, rec cacheRecord, ok bool) error {
+		if !ok || !rec.ofLayer() || seen[rec.Chain] {
 			return nil
-		}
-		u.Records++
-		switch {
-		case chains[rec.Chain.Encoded()]:
-			u.InUse++
-		case !seen[rec.Chain]:
-			u.Size += rec.Size
 		}
 		seen[rec.Chain] = true
+		e := CacheEntry{ID: key, Kind: kindLayer, Size: rec.Size, Created: rec.Created, Shared: chains[rec.Chain.Encoded()]}
+		if st, err := os.Lstat(s.images(cacheDir, key)); err == nil {
+			e.Used = st.ModTime()
+		}
+		list = append(list, e)
 		return nil
 	})
-	return u, err
+	folders, foldersErr := s.cacheFolders()
+	return append(list, folders...), errors.Join(err, foldersErr)
 }
 
-// PruneCache forgets what the cache remembers, and removes the layers that nothing else needs. It returns the keys.
-func (s *Store) PruneCache() (keys []string, freed int64, err error) {
-	var done []Removed
-	err = s.remove(nil, func(r *remover) error {
-		return s.cacheRecords(func(key string, _ cacheRecord, _ bool) error {
-			if err := os.Remove(s.images(cacheDir, key)); err != nil {
-				return storeError(fmt.Sprintf("forget %s of the build cache", ShortID(key)), err)
+// CacheFolder is where what RUN --mount=type=cache shows is kept: "data" in there, and "lock" beside it, which every build that
+// has the folder holds.
+func (s *Store) CacheFolder(id string) string { return filepath.Join(s.root, "build", id) }
+
+func (s *Store) cacheFolders() (list []CacheEntry, err error) {
+	dirs, err := os.ReadDir(filepath.Join(s.root, "build"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, d := range dirs {
+		e := CacheEntry{ID: d.Name(), Kind: kindFolder}
+		filepath.WalkDir(s.CacheFolder(e.ID), func(_ string, d fs.DirEntry, err error) error {
+			if st, infoErr := d.Info(); err == nil && infoErr == nil && st.Mode().IsRegular() {
+				e.Size += st.Size()
 			}
-			keys = append(keys, key)
 			return nil
 		})
-	}, &done, &freed)
-	return keys, freed, err
+		if st, err := os.Lstat(filepath.Join(s.CacheFolder(e.ID), "lock")); err == nil {
+			e.Created, e.Used = st.ModTime(), st.ModTime()
+		}
+		if lock, err := takeLock(filepath.Join(s.CacheFolder(e.ID), "lock"), unix.LOCK_EX); err == nil {
+			lock.Close()
+		} else {
+			e.Busy = errors.Is(err, unix.EWOULDBLOCK)
+		}
+		list = append(list, e)
+	}
+	return list, err
 }
 
-// CacheFolder is where what RUN --mount=type=cache shows is kept: "data" in there, and "lock" beside it.
-func (s *Store) CacheFolder(id string) string { return filepath.Join(s.root, "build", id) }
+// takeLock takes the lock of a file that is there, if it is free.
+func takeLock(name string, how int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// PruneCache forgets what match says of the build cache, or all of it, and removes the layers that nothing else needs. It
+// returns the ids.
+func (s *Store) PruneCache(match func(CacheEntry) bool) (ids []string, freed int64, err error) {
+	entries, err := s.CacheEntries()
+	if err != nil {
+		return nil, 0, err
+	}
+	chosen := map[digest.Digest]bool{}
+	for _, e := range entries {
+		if match != nil && !match(e) || e.Busy {
+			continue
+		}
+		if e.Kind == kindLayer {
+			if rec, ok := s.cacheRecord(e.ID); ok {
+				chosen[rec.Chain] = true
+			}
+		} else if gone, removeErr := s.removeCacheFolder(e.ID); removeErr != nil {
+			err = errors.Join(err, removeErr)
+			continue
+		} else if !gone {
+			continue
+		} else {
+			freed += e.Size
+		}
+		ids = append(ids, e.ID)
+	}
+	var done []Removed
+	return ids, freed, errors.Join(err, s.remove(nil, func(*remover) error {
+		return s.cacheRecords(func(key string, rec cacheRecord, ok bool) error {
+			target, aliased := s.cacheRecord(rec.Key)
+			gone := !ok || rec.ofLayer() && chosen[rec.Chain] || rec.Key != "" && (!aliased || chosen[target.Chain]) || match == nil
+			if !gone {
+				return nil
+			}
+			return storeError("forget "+ShortID(key)+" of the build cache", os.Remove(s.images(cacheDir, key)))
+		})
+	}, &done, &freed))
+}
+
+// removeCacheFolder removes a folder that no build has.
+func (s *Store) removeCacheFolder(id string) (gone bool, err error) {
+	lock, err := takeLock(filepath.Join(s.CacheFolder(id), "lock"), unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, storeError("remove a folder of the build cache", err)
+	}
+	if lock != nil {
+		defer lock.Close()
+	}
+	return true, storeError("remove a folder of the build cache", removeTree(s.CacheFolder(id)))
+}
+
+// maxRecords bounds the cache. Of more than these, those go that have not been used for the longest time.
+const maxRecords = 10_000
+
+func (s *Store) trimCache() error {
+	entries, err := os.ReadDir(s.images(cacheDir))
+	if err != nil || len(entries) <= maxRecords {
+		return storeError("list the build cache", err)
+	}
+	used := map[string]time.Time{}
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil {
+			used[e.Name()] = st.ModTime()
+		}
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return used[a.Name()].Compare(used[b.Name()]) })
+	for _, e := range entries[:len(entries)-maxRecords/2] {
+		if err := os.Remove(s.images(cacheDir, e.Name())); err != nil {
+			return storeError("trim the build cache", err)
+		}
+	}
+	return nil
+}

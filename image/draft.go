@@ -35,7 +35,7 @@ type Draft struct {
 	mu      sync.Mutex
 	rooms   int
 	records map[string]*Layer // new in the cache
-	aliases []alias           // further keys of layers that are in records, or were found there
+	aliases map[string]string // likewise: key to key
 	times   []imageTime       // likewise new
 	packing sync.WaitGroup
 	slots   chan struct{}
@@ -76,7 +76,7 @@ func (s *Store) Draft(ctx context.Context) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Draft{s: s, c: c, ctx: ctx, records: map[string]*Layer{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
+	return &Draft{s: s, c: c, ctx: ctx, records: map[string]*Layer{}, aliases: map[string]string{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Close throws away what was not saved.
@@ -364,16 +364,4 @@ func (l *Layer) On(below *Layer) bool {
 		return l.chain == l.DiffID
 	}
 	return below.Wait() == nil && l.chain == chain([]digest.Digest{below.chain, l.DiffID})[1]
-}
-
-// Alias lets the cache know a layer by one more key, if it knows it at all.
-func (d *Draft) Alias(key string, l *Layer) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.aliases = append(d.aliases, alias{key, l})
-}
-
-type alias struct {
-	key   string
-	layer *Layer
 }

@@ -20,11 +20,11 @@
 // finds them. Our own annotations, io.nslab.*, spare looking into blobs and may be missing.
 //
 // The interface: [Open] a store; [Store.Resolve] a name; [Store.Layers] gives the folders to mount. [Store.Import],
-// [Store.Bootstrap] and [Store.Commit] make images, [Store.Tag], [Store.Remove] and [Store.Prune] do what they say. [Store.Use]
+// [Store.Bootstrap] and [Store.Commit] make images, [Store.Load], [Store.Save] and [Store.Receive] exchange them with others, [Store.Tag], [Store.Remove] and [Store.Prune] do what they say. [Store.Use]
 // notes that a container needs an image.
 //
-// What is being made lies in a folder of its own until it is whole and on the disk, and is then renamed. That folder is
-// locked by whoever works in it, and the kernel drops the lock when he is gone: so each change first removes what a killed
+// What is being made lies in a folder of its own until it is whole, and its blobs on the disk, and is then renamed; see settle.go
+// for what becomes of a layer's files in a crash of the machine. That folder is locked by whoever works in it, and the kernel drops the lock when he is gone: so each change first removes what a killed
 // one has left. index.json is written last, under the store's lock, so no name ever leads to something that is not there.
 //
 // The limits: only SHA-256. A layer is unpacked without a look at the layers below, as Docker does it. Whoever can write to

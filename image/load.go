@@ -14,6 +14,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -130,10 +131,18 @@ func (in *loading) stream(ctx context.Context, r io.Reader) (*seen, error) {
 		return nil, err
 	}
 	a := &seen{texts: map[string][]byte{}, layers: map[string]ocispec.Descriptor{}, links: map[string]string{}}
-	t := tar.NewReader(content)
+	end := &zeroCounter{Reader: content}
+	t := tar.NewReader(end)
 	for n := 0; ; n++ {
+		if _, err := io.Copy(io.Discard, t); err != nil { // what nobody wanted to read
+			return nil, err
+		}
+		end.zeros = 0 // now comes less than a block, which fills up the last one, and then a block
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
+			if end.zeros < tarBlock {
+				return nil, errCutOff
+			}
 			return a, drain(content, raw)
 		}
 		if err == nil && n > maxArchiveFiles {
@@ -170,6 +179,7 @@ func (in *loading) member(ctx context.Context, a *seen, h *tar.Header, content i
 	case looksLikeLayer(head):
 		d := ocispec.Descriptor{MediaType: packingOf(head).mediaType, Digest: digestOf(name), Size: h.Size}
 		if d.Digest != "" && in.has(d) { // what it holds, its manifest says
+			err = nil
 			in.tell(shortMember(name), Present, h.Size, h.Size)
 		} else {
 			d, err = in.loose(ctx, name, h.Size, buffered)
@@ -210,7 +220,7 @@ func (in *loading) loose(ctx context.Context, name string, size int64, r io.Read
 		return d, nil // several images have it
 	}
 	o := reading{keep: true, folder: in.c.newFolder(), want: expected{blob: digestOf(name), wrong: ErrContent}}
-	if o.form, err = in.c.formOf(1); err != nil { // with its marks, as if it were not the lowest
+	if o.form, err = in.formOf(1); err != nil { // with its marks, as if it were not the lowest
 		return d, err
 	}
 	counted := &progressReader{Reader: r, in: in, layer: shortMember(name), size: size}
@@ -306,12 +316,20 @@ func (in *loading) fromLayout(ctx context.Context, a archive, text []byte, list 
 		return fmt.Errorf("read %s: %w", ocispec.ImageIndexFile, err)
 	}
 	other := ErrNoImages
-	for _, d := range index.Manifests {
+	for n, d := range index.Manifests {
+		same := func(e ocispec.Descriptor) bool { return e.Digest == d.Digest }
+		if slices.ContainsFunc(index.Manifests[:n], same) {
+			continue // another name of it
+		}
 		src, err := readManifest(a, d, 0)
 		if err != nil {
 			return err
 		}
-		src.Names = layoutNames(d, src.config, list)
+		for _, e := range index.Manifests {
+			if same(e) {
+				src.Names = append(src.Names, layoutNames(e, src.config, list)...)
+			}
+		}
 		src.Layer = func(_ context.Context, _ int, d ocispec.Descriptor) (io.ReadCloser, error) {
 			f, _, err := a.open(blobName(d.Digest))
 			return f, err
@@ -331,10 +349,13 @@ func (in *loading) fromLayout(ctx context.Context, a archive, text []byte, list 
 
 // nameOr is what to call an image in an error.
 func nameOr(names []string, id string) string {
-	if len(names) > 0 {
-		return names[0]
+	if len(names) == 0 {
+		return id
 	}
-	return id
+	if _, why := parseName(names[0]); why != "" {
+		return strconv.Quote(names[0])
+	}
+	return names[0]
 }
 
 func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
@@ -440,7 +461,7 @@ func (in *loading) fromList(ctx context.Context, a archive, list []listed) error
 			err = in.listed(ctx, a, l, config)
 		}
 		if err != nil {
-			return fmt.Errorf("image %s: %w", nameOr(l.RepoTags, ShortID(path.Base(l.Config))), err)
+			return fmt.Errorf("image %s: %w", nameOr(l.RepoTags, strconv.Quote(ShortID(path.Base(l.Config)))), err)
 		}
 	}
 	return nil

@@ -29,6 +29,7 @@ type loading struct {
 	s        *Store
 	c        *change
 	progress func(Progress)
+	form     func() (unionfs.Form, error)
 	images   []loadedImage
 	chains   map[digest.Digest]bool // the layers that are unpacked in the change
 
@@ -69,7 +70,8 @@ func (s *Store) beginLoading(ctx context.Context, progress func(Progress)) (*loa
 		progress = func(Progress) {}
 	}
 	return &loading{
-		s: s, c: c, progress: progress, chains: map[digest.Digest]bool{},
+		s: s, c: c, progress: progress, form: sync.OnceValues(func() (unionfs.Form, error) { return unionfs.FormFor(c.dir) }),
+		chains:      map[digest.Digest]bool{},
 		looseLayers: map[digest.Digest]*looseLayer{}, looseNames: map[string]ocispec.Descriptor{}, rows: map[string]int{},
 	}, nil
 }
@@ -156,7 +158,7 @@ func (in *loading) unpacked(chain digest.Digest) bool {
 
 // read reads one layer.
 func (in *loading) read(ctx context.Context, n int, d ocispec.Descriptor, o reading, src source) (err error) {
-	if o.form, err = in.c.formOf(n); err != nil {
+	if o.form, err = in.formOf(n); err != nil {
 		return err
 	}
 	from, err := src.Layer(ctx, n, d)
@@ -174,11 +176,11 @@ func (in *loading) read(ctx context.Context, n int, d ocispec.Descriptor, o read
 }
 
 // formOf is the form in which layer n is unpacked first.
-func (c *change) formOf(n int) (unionfs.Form, error) {
+func (in *loading) formOf(n int) (unionfs.Form, error) {
 	if n == 0 {
 		return noMarks, nil
 	}
-	return unionfs.FormFor(c.dir)
+	return in.form() // which tries it
 }
 
 // newFolder names a folder of the change that nothing else has.
@@ -267,7 +269,7 @@ func (in *loading) unpackRest(ctx context.Context) error {
 			group.Go(func() error {
 				d := i.manifest.Layers[n]
 				in.tell(string(d.Digest), Receiving, 0, d.Size)
-				form, err := in.c.formOf(n)
+				form, err := in.formOf(n)
 				if err == nil {
 					err = in.c.fromBlob(ctx, d, reading{folder: folder, form: form, want: expected{diff: i.Config.RootFS.DiffIDs[n]}})
 				}

@@ -101,8 +101,8 @@ func (p *partial) begin(size int64) (int64, error) {
 
 // close ends the work on a blob. What is there stays for the next one.
 func (p *partial) close() error {
-	var err error
-	if p.drop || !p.shared {
+	st, err := p.f.Stat()
+	if p.drop || !p.shared || err == nil && st.Size() == 0 {
 		if err = os.Remove(p.path); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}

@@ -85,6 +85,11 @@ func (s *Store) Receive(ctx context.Context, o Incoming) (i *Image, changed bool
 		return nil, false, err
 	}
 	if old, ok := s.has(i, o.Names); ok {
+		if o.Check != nil {
+			if err := o.Check(old); err != nil {
+				return nil, false, err
+			}
+		}
 		return old, false, s.Measure(old)
 	}
 	s.dropPartials(time.Now().Add(-partialAge))

@@ -36,14 +36,22 @@ const (
 type Saving struct {
 	format Format
 	images []*savedImage
-	blobs  map[digest.Digest]*os.File // layers
+	blobs  map[digest.Digest]savedBlob // layers
 	texts  map[digest.Digest][]byte
+}
+
+// savedBlob is a layer. One that is unpacked on the way is known by its diff id.
+type savedBlob struct {
+	f      *os.File
+	size   int64
+	unpack bool
 }
 
 type savedImage struct {
 	*Image
 	names  []string
 	config []byte
+	text   []byte // of the manifest
 }
 
 // Save takes hold of images. A name without a tag means all tags of that name, as in Docker, and an id an image without a name.
@@ -51,7 +59,7 @@ func (s *Store) Save(refs []string, f Format) (sv *Saving, err error) {
 	if f != DockerArchive && f != OCIArchive && f != OCIDir {
 		return nil, fmt.Errorf("format %q: there are %s, %s and %s: %w", f, DockerArchive, OCIArchive, OCIDir, errors.ErrUnsupported)
 	}
-	sv = &Saving{format: f, blobs: map[digest.Digest]*os.File{}, texts: map[digest.Digest][]byte{}}
+	sv = &Saving{format: f, blobs: map[digest.Digest]savedBlob{}, texts: map[digest.Digest][]byte{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, sv.Close())
@@ -76,8 +84,8 @@ func (s *Store) Save(refs []string, f Format) (sv *Saving, err error) {
 
 // Close gives the files back.
 func (sv *Saving) Close() (err error) {
-	for _, f := range sv.blobs {
-		err = errors.Join(err, f.Close())
+	for _, b := range sv.blobs {
+		err = errors.Join(err, b.f.Close())
 	}
 	return err
 }
@@ -130,33 +138,92 @@ func (sv *Saving) image(s *Store, idx *ocispec.Index, d ocispec.Descriptor, name
 	if o.config, err = s.blob(digest.Digest(i.ID), maxConfig); err != nil {
 		return err
 	}
-	manifest, err := s.blob(digest.Digest(i.Digest), maxManifest)
-	if err != nil {
+	if o.text, err = s.blob(digest.Digest(i.Digest), maxManifest); err != nil {
 		return err
 	}
 	if sv.format != DockerArchive && i.manifest.MediaType == dockerManifest {
-		if manifest, err = i.convert(); err != nil {
+		if err := o.convert(); err != nil {
 			return err
 		}
 	}
-	sv.texts[digest.Digest(i.ID)], sv.texts[digest.Digest(i.Digest)] = o.config, manifest
+	if err := sv.layers(s, o); err != nil {
+		return fmt.Errorf("image %s: %w", ShortID(i.ID), err)
+	}
+	sv.texts[digest.Digest(i.ID)], sv.texts[digest.Digest(i.Digest)] = o.config, o.text
 	sv.images = append(sv.images, o)
-	for _, l := range i.manifest.Layers {
-		if sv.blobs[l.Digest] != nil {
-			continue
-		}
+	return nil
+}
+
+// layers opens an image's layers.
+func (sv *Saving) layers(s *Store, i *savedImage) error {
+	open := make([]savedBlob, len(i.manifest.Layers))
+	packed := 0
+	for n, l := range i.manifest.Layers {
 		f, err := os.OpenFile(s.blobPath(l.Digest), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if err != nil {
-			return fmt.Errorf("layer %s of %s: %w", ShortID(string(l.Digest)), ShortID(i.ID), err)
+			return fmt.Errorf("layer %s: %w", ShortID(string(l.Digest)), err)
 		}
-		sv.blobs[l.Digest] = f
+		open[n] = savedBlob{f: f, size: l.Size}
+		defer func() {
+			if sv.blobs[i.manifest.Layers[n].Digest].f != f { // another image has it, too; or there was an error
+				f.Close()
+			}
+		}()
+		head := make([]byte, 6)
+		if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("layer %s: %w", ShortID(string(l.Digest)), err)
+		}
+		if open[n].unpack = isPacked(head); open[n].unpack {
+			packed++
+		}
+	}
+	if sv.format != DockerArchive || packed == len(open) || packed == 0 {
+		for n := range open {
+			open[n].unpack = false
+		}
+	} else if err := i.unpackLayers(s, open); err != nil {
+		return err
+	}
+	for n, l := range i.manifest.Layers {
+		if sv.blobs[l.Digest].f == nil {
+			sv.blobs[l.Digest] = open[n]
+		}
 	}
 	return nil
 }
 
+// unpackLayers makes a manifest in which no layer is packed. Docker's form says of none how it is packed, and there are programs
+// that look at the first one, and take the others to be like it.
+func (i *savedImage) unpackLayers(s *Store, open []savedBlob) error {
+	i.manifest.Layers = slices.Clone(i.manifest.Layers)
+	for n, chain := range i.Chain() {
+		if !open[n].unpack {
+			continue
+		}
+		info, err := s.layerInfo(chain)
+		if open[n].size = info.Tar; err != nil || info.Tar == 0 {
+			if open[n].size, err = tarSize(open[n].f); err != nil {
+				return fmt.Errorf("layer %s: %w", ShortID(string(i.manifest.Layers[n].Digest)), err)
+			}
+		}
+		i.manifest.Layers[n] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: i.Config.RootFS.DiffIDs[n], Size: open[n].size}
+	}
+	return i.newManifest()
+}
+
+// tarSize measures what a packed layer holds.
+func tarSize(f *os.File) (int64, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	content, _, err := decompressed(ctx, newPipe(ctx, io.NewSectionReader(f, 0, maxLayer), nil, maxLayer))
+	if err != nil {
+		return 0, err
+	}
+	return io.Copy(io.Discard, content)
+}
+
 // convert makes an OCI manifest of Docker's: they differ in the names of their types. What it holds stays as it is.
-func (i *Image) convert() ([]byte, error) {
-	i.manifest.MediaType, i.manifest.Config.MediaType = ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
+func (i *savedImage) convert() error {
 	i.manifest.Layers = slices.Clone(i.manifest.Layers)
 	for n, l := range i.manifest.Layers {
 		switch l.MediaType {
@@ -169,9 +236,16 @@ func (i *Image) convert() ([]byte, error) {
 		}
 		i.manifest.Layers[n] = l
 	}
-	text, err := json.Marshal(i.manifest)
-	i.Digest, i.manifestSize = string(digest.FromBytes(text)), int64(len(text))
-	return text, err
+	return i.newManifest()
+}
+
+// newManifest writes the manifest anew, which gives it another digest. The image's id stays.
+func (i *savedImage) newManifest() (err error) {
+	i.manifest.Versioned, i.manifest.MediaType = specs.Versioned{SchemaVersion: 2}, ocispec.MediaTypeImageManifest
+	i.manifest.Config.MediaType = ocispec.MediaTypeImageConfig
+	i.text, err = json.Marshal(i.manifest)
+	i.Digest, i.manifestSize = string(digest.FromBytes(i.text)), int64(len(i.text))
+	return err
 }
 
 // sink is where an archive's files go.
@@ -215,9 +289,10 @@ func (sv *Saving) WriteFolder(ctx context.Context, dir string) (err error) {
 }
 
 func (sv *Saving) all(ctx context.Context, out sink) error {
-	err := errors.Join(out.folder("blobs"), out.folder("blobs/sha256"))
-	if err != nil {
-		return err
+	for _, name := range []string{"blobs", "blobs/sha256"} {
+		if err := out.folder(name); err != nil {
+			return err
+		}
 	}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(sv.texts)), maps.Keys(sv.blobs))
 	slices.Sort(names)
@@ -259,15 +334,18 @@ func (sv *Saving) blob(ctx context.Context, out sink, d digest.Digest) error {
 	if text, ok := sv.texts[d]; ok {
 		return out.file(name, int64(len(text)), writeText(text))
 	}
-	f := sv.blobs[d]
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return out.file(name, st.Size(), func(w io.Writer) error {
+	b := sv.blobs[d]
+	return out.file(name, b.size, func(w io.Writer) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		in := newPipe(ctx, io.NewSectionReader(f, 0, st.Size()), nil, maxArchive) // it reads ahead, and hashes
+		in := newPipe(ctx, io.NewSectionReader(b.f, 0, maxLayer), nil, maxLayer) // it reads ahead, and hashes
+		if b.unpack {
+			content, _, err := decompressed(ctx, in)
+			if err != nil {
+				return err
+			}
+			in = content
+		}
 		if _, err := io.CopyBuffer(w, struct{ io.Reader }{in}, make([]byte, chunkSize)); err != nil {
 			return err
 		}

@@ -315,6 +315,7 @@ func (r *reader) pairs(f func(key string) error) error {
 // encoding/json, which has rules for it.
 func find(v reflect.Value, key string, begin int) (to reflect.Value, at int, err error) {
 	t := v.Type()
+	var inner []int
 	for n := range t.NumField() {
 		i := (begin + n) % t.NumField()
 		sf := t.Field(i)
@@ -324,19 +325,23 @@ func find(v reflect.Value, key string, begin int) (to reflect.Value, at int, err
 			return to, 0, err
 		case f.skip:
 		case f.inline:
-			// Its fields count where the struct itself has none of that name; those of two such structs do not.
-			inner, _, err := find(v.Field(i), key, 0)
-			if err != nil || inner.IsValid() && ambiguous(t) {
-				return to, 0, errOther
-			}
-			if inner.IsValid() {
-				return inner, i - 1, nil // where the next one is, too
-			}
+			inner = append(inner, i)
 		case f.name == key:
 			return v.Field(i), i, nil
 		case strings.EqualFold(f.name, key):
 			return to, 0, errOther
 		}
 	}
-	return to, begin - 1, nil
+	// The fields of a struct inside count where the outer one has none of that name. Those of two such structs hide each other.
+	at = begin - 1
+	for _, i := range inner {
+		found, _, err := find(v.Field(i), key, 0)
+		if err != nil || found.IsValid() && to.IsValid() {
+			return to, 0, errOther
+		}
+		if found.IsValid() {
+			to = found
+		}
+	}
+	return to, at, nil
 }

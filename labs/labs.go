@@ -10,6 +10,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	image "github.com/nslab/nslab/labs/08-image"
 	network "github.com/nslab/nslab/labs/09-network"
 	security "github.com/nslab/nslab/labs/10-security"
 	container "github.com/nslab/nslab/labs/12-container"
@@ -25,6 +26,7 @@ func All() []*course.Lab {
 		&unionfs.Lab,
 		&setns.Lab,
 		&volumes.Lab,
+		&image.Lab,
 		&network.Lab,
 		&security.Lab,
 		&container.Lab,

@@ -5,7 +5,7 @@
 // The remedy is to execute the file through a mount that is read-only and that no path leads to: whoever gets at the file
 // from inside gets it through that mount. This costs two system calls; runc used to copy itself into memory at every start.
 //
-// The package has no imports but the system calls, and so Go initializes it before nearly all others (in the order of their
+// The package has next to no imports but the system calls, and so Go initializes it before nearly all others (in the order of their
 // paths, as far as what they import allows). That is used for `container exec`, which must run sealed as a whole: such a
 // process starts anew, sealed, before it has spent any time on itself.
 package sealed
@@ -15,6 +15,9 @@ import (
 	"strconv"
 	"syscall"
 	"unsafe"
+
+	"github.com/nslab/nslab/calm"
+	"github.com/nslab/nslab/cmdline"
 )
 
 // Numbers of the kernel's headers. They are alike on all architectures that Go knows, since these calls are young.
@@ -98,7 +101,7 @@ func Lock(fd int) error {
 }
 
 func init() {
-	if len(os.Args) > 3 && os.Args[1] == "container" && os.Args[2] == "exec" {
+	if l := cmdline.Read(os.Args); l.Noun == "container" && l.Verb == "exec" && len(l.Args) > 0 {
 		again()
 	}
 }
@@ -113,6 +116,7 @@ func again() {
 		return
 	}
 	if Lock(fd) == nil {
+		calm.Set(calm.Slack)
 		syscall.Exec("/proc/self/fd/"+strconv.Itoa(fd), os.Args, os.Environ())
 	}
 	syscall.Close(fd)

@@ -76,6 +76,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"interrupt":  interrupt,
 	"width":      checkWidth,
 	"eventually": eventually,
+	"registry":   startRegistry,
 }
 
 // interrupt SIGNAL MOMENT COMMAND… starts a command, waits for the moment, sends the signal and waits for the end. The

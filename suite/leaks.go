@@ -18,6 +18,7 @@ import (
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/labs"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
+	network "github.com/nslab/nslab/labs/09-network"
 )
 
 // Leaks tells what a script, or anything else that had this folder and this run root for its own, has left on the machine,
@@ -129,6 +130,13 @@ func networks(workDir, runRoot string) []string {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+	// The kernel takes a network namespace apart in its own time once its last process is gone, and removes the links to it last.
+	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+		links, err := network.Links(context.Background(), "nslab "+strings.TrimSuffix(course.IDPrefix(runRoot), "-")+" ")
+		if err != nil || !slices.ContainsFunc(links, func(l network.Link) bool { return l.Kind == "veth" }) {
+			break
+		}
 	}
 	e, err := engine.Open(filepath.Join(workDir, ".root"), runRoot)
 	if err != nil {

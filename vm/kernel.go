@@ -61,7 +61,19 @@ func findKernel(ctx context.Context, cache, name string) (*kernel, error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return nil, &hinted{errors.New("apt-get, which fetches a kernel, is not here"), "--kernel FOLDER, with boot/vmlinuz-* and lib/modules in it"}
 	}
-	wanted := packageFor(name)
+	k, err := fromApt(ctx, cache, packageFor(name))
+	if err == nil || os.Geteuid() != 0 || ctx.Err() != nil {
+		return k, err
+	}
+	// The lists may be missing, as in a new container, or name a kernel that has been replaced since.
+	if update := runQuietly(exec.CommandContext(ctx, "apt-get", "-q", "update")); update != nil {
+		return nil, errors.Join(err, update)
+	}
+	return fromApt(ctx, cache, packageFor(name))
+}
+
+// fromApt finds the kernel of a package in the cache, or fetches it.
+func fromApt(ctx context.Context, cache, wanted string) (*kernel, error) {
 	actual, err := realPackage(ctx, wanted)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,8 @@
-// Command image measures imports of a root file system, side by side with tar, umoci and podman on the same archive.
-// bench/image.sh builds and starts it.
+// Command image measures how a root file system becomes an image, and how an image is loaded and committed, side by side with
+// tar, umoci, podman, buildah and docker on the same archive. bench/image.sh builds and starts it. docker needs a daemon, which
+// DOCKER_HOST names.
 //
-// nslab stores the archive as it came beside the files, and has both on the disk when it says so. tar has done less, so
+// nslab stores the archive as it came beside the files, and has the archive on the disk when it says so. tar has done less, so
 // it is measured twice: as it is, and with a sync after.
 //
 // Each run has a folder of its own, and all of them go at the end: for some minutes ext4 does not give out the inodes of
@@ -19,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,12 +44,21 @@ type side struct {
 	name    string
 	prepare [][]string // before the first run; DIR, TAR and NSLAB stand for paths
 	command []string   // what is measured
+	after   []string   // undoes it, where the folder is not all that it has changed
 	sync    bool       // the disk is part of it
 	times   []time.Duration
 }
 
 func sides() []*side {
 	podman := []string{"podman", "--root", "DIR/root", "--runroot", "DIR/run"}
+	// What is loaded is what nslab has saved: all read it, and it is the same for all.
+	archive := [][]string{
+		{"NSLAB", "--root", "SHARED/root", "image", "import", "TAR", "nslab-bench"},
+		{"NSLAB", "--root", "SHARED/root", "image", "save", "-o", "SHARED/x.tar", "nslab-bench"},
+	}
+	// A small change: one file in a container of the whole image.
+	nslab := []string{"NSLAB", "--root", "SHARED/root", "--run-root", "SHARED/run"}
+	shared := []string{"podman", "--root", "SHARED/root", "--runroot", "SHARED/run"}
 	return []*side{
 		{name: "tar", command: []string{"tar", "-C", "DIR", "-xf", "TAR"}},
 		{name: "tar, sync", command: []string{"tar", "-C", "DIR", "-xf", "TAR"}, sync: true},
@@ -56,7 +67,19 @@ func sides() []*side {
 			{"umoci", "init", "--layout", "SHARED"}, {"umoci", "new", "--image", "SHARED:x"},
 			{"umoci", "raw", "add-layer", "--image", "SHARED:x", "TAR"},
 		}, command: []string{"umoci", "unpack", "--image", "SHARED:x", "DIR/bundle"}},
-		{name: "podman import", command: append(podman, "import", "TAR", "x")},
+		{name: "podman import", command: slices.Concat(podman, []string{"import", "TAR", "x"})},
+		{name: "nslab image load", prepare: archive, command: []string{"NSLAB", "--root", "DIR/root", "image", "load", "-i", "SHARED/x.tar"}},
+		{name: "podman load", prepare: archive, command: slices.Concat(podman, []string{"load", "-q", "-i", "SHARED/x.tar"})},
+		{name: "buildah pull", prepare: archive, command: []string{"buildah", "--root", "DIR/root", "--runroot", "DIR/run", "pull", "-q", "docker-archive:SHARED/x.tar"}},
+		{name: "docker load", prepare: archive, command: []string{"docker", "load", "-q", "-i", "SHARED/x.tar"}, after: []string{"docker", "rmi", "-f", "nslab-bench"}},
+		{name: "nslab commit", prepare: [][]string{
+			slices.Concat(nslab, []string{"image", "import", "TAR", "x"}), slices.Concat(nslab, []string{"container", "create", "--name", "c", "x", "true"}),
+			slices.Concat(nslab, []string{"container", "cp", "/etc/passwd", "c:/added"}),
+		}, command: slices.Concat(nslab, []string{"container", "commit", "c", "y"})},
+		{name: "podman commit", prepare: [][]string{
+			slices.Concat(shared, []string{"import", "-q", "TAR", "x"}), slices.Concat(shared, []string{"create", "--name", "c", "x", "true"}),
+			slices.Concat(shared, []string{"cp", "/etc/passwd", "c:/added"}),
+		}, command: slices.Concat(shared, []string{"commit", "-q", "c", "y"})},
 	}
 }
 
@@ -146,13 +169,11 @@ func measure(ctx context.Context, list []*side, dir, file, nslab string, rounds 
 
 // once measures one run.
 func (s *side) once(ctx context.Context, first bool, place, file, nslab, shared string) error {
+	paths := strings.NewReplacer("SHARED", shared, "NSLAB", nslab, "DIR", place, "TAR", file)
 	fill := func(words []string) *exec.Cmd {
 		filled := make([]string, len(words))
 		for i, w := range words {
-			for from, to := range map[string]string{"DIR": place, "SHARED": shared, "TAR": file, "NSLAB": nslab} {
-				w = replacePrefix(w, from, to)
-			}
-			filled[i] = w
+			filled[i] = paths.Replace(w)
 		}
 		return exec.CommandContext(ctx, filled[0], filled[1:]...)
 	}
@@ -180,13 +201,10 @@ func (s *side) once(ctx context.Context, first bool, place, file, nslab, shared 
 		}
 	}
 	s.times = append(s.times, time.Since(start))
-	return nil
-}
-
-// replacePrefix replaces a word, or its beginning up to a slash or colon.
-func replacePrefix(word, from, to string) string {
-	if word == from || len(word) > len(from) && word[:len(from)] == from && (word[len(from)] == '/' || word[len(from)] == ':') {
-		return to + word[len(from):]
+	if s.after != nil {
+		if out, err := fill(s.after).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", s.after[0], err, out)
+		}
 	}
-	return word
+	return nil
 }

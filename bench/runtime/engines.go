@@ -22,6 +22,7 @@ func nslabSide(program string) *side {
 		}
 		e := &engine{
 			program: []string{program, "--root", b.path("nslab"), "--run-root", filepath.Join(b.run, "nslab")},
+			flags:   []string{"--network", "none"}, // as for the others, whose networks are nothing to compare
 		}
 		e.asSide(s)
 		return e.begin(ctx, b)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -155,7 +156,7 @@ func missing(err error, ref string) bool {
 		return false
 	}
 	_, err = image.ParseName(ref)
-	return err == nil
+	return err == nil && !strings.HasPrefix(ref, "sha256:")
 }
 
 // attachment is how a client takes part in a container.

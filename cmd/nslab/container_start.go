@@ -10,6 +10,7 @@ import (
 	"github.com/nslab/nslab/cmd/nslab/opts"
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/headstart"
 )
 
 func newContainerCreateCmd(g *globals) *cobra.Command {
@@ -142,6 +143,7 @@ func startAttached(e *engine.Engine, name string, a attachment, shown bool) erro
 	}
 	a.stop = stop
 	if attached == nil {
+		headstart.Drop()
 		return attachTo(e, c, a)
 	}
 	defer attached.Close()

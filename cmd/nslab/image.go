@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -25,6 +26,11 @@ func newImageCmd(g *globals) *cobra.Command {
 
 // images opens the store of images.
 func (g *globals) images() (*image.Store, error) { return image.Open(g.root) }
+
+// unpacks prepares for unpacking. Go lets as many threads execute Go code as there are processors, and one that waits in a system call
+// counts for some 20 µs or more. Here nearly all time goes by in system calls, of readers, hashers and writers: with a few threads more
+// one of them always has something to do.
+func unpacks() { runtime.GOMAXPROCS(2*runtime.NumCPU() + 1) }
 
 // imageNames lists the images that a shell may offer.
 func (g *globals) imageNames() []string {

@@ -63,6 +63,7 @@ func importImage(g *globals, from string, o image.ImportOptions) (err error) {
 		return err
 	}
 	defer in.Close()
+	unpacks()
 	i, err := s.Import(ctx, in, o)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause

@@ -59,13 +59,14 @@ func loadImages(g *globals, from string, quiet bool) error {
 		v := newLayerView(os.Stdout)
 		tell, shown = v.loading, v.close
 	}
+	unpacks()
 	list, err := s.Load(ctx, in, tell)
 	shown()
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause
 	}
 	if err != nil {
-		return fmt.Errorf("load %s: %w", inputName(from), err)
+		return &statusError{exitFailed, fmt.Errorf("load %s: %w", inputName(from), err), loadHint(err, from)}
 	}
 	for _, i := range list {
 		warnLost(i)
@@ -80,6 +81,18 @@ func loadImages(g *globals, from string, quiet bool) error {
 		}
 	}
 	return nil
+}
+
+// loadHint is what to do about an archive that cannot be loaded.
+func loadHint(err error, from string) string {
+	var packed *image.PackingError
+	switch {
+	case errors.As(err, &packed) && packed.Name != "zip":
+		return "unpack it on the way: " + packed.Name + " -dc FILE | nslab image load"
+	case errors.Is(err, image.ErrNoImages):
+		return "of a root file system, make an image: nslab image import " + inputName(from)
+	}
+	return ""
 }
 
 func inputName(name string) string {

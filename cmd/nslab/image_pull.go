@@ -63,6 +63,9 @@ func pullImage(ctx context.Context, g *globals, w io.Writer, ref string, o pullO
 	if err != nil {
 		return err
 	}
+	if _, err := image.ParsePlatform(o.platform); err != nil {
+		return err
+	}
 	s, err := g.images()
 	if err != nil {
 		return err

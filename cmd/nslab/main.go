@@ -1,9 +1,3 @@
-// How many processors there are is asked of the kernel, and not of the control groups, whose files the Go runtime would look
-// for each time that nslab starts. It starts often, and is never what a limit is there for.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command nslab shows how containers work, by doing each kernel trick for real.
 //
 // This package is wiring: flags become an options struct, which goes to one call. Only main exits, and only main prints

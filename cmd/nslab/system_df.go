@@ -108,7 +108,16 @@ func usageRows(u *engine.Usage) []*usageRow {
 			volumes.reclaimable += v.Size
 		}
 	}
-	return []*usageRow{images, containers, volumes, {kind: "Build Cache"}}
+	cache := &usageRow{kind: "Build Cache", total: len(u.Cache)}
+	for _, c := range u.Cache {
+		cache.size += c.Size
+		if c.Busy {
+			cache.active++
+		} else if !c.Shared {
+			cache.reclaimable += c.Size
+		}
+	}
+	return []*usageRow{images, containers, volumes, cache}
 }
 
 // usedImageRow is a name of an image with what it takes.
@@ -143,8 +152,52 @@ func printUsage(w io.Writer, e *engine.Engine, u *engine.Usage) error {
 	sheet = volumeSheet()
 	sheet.Table = `{{.Name}}\t{{.Links}}\t{{.Size}}`
 	err = errors.Join(err, printTable(w, "\nLocal Volumes space usage:\n\n", sheet, volumes))
-	_, cacheErr := io.WriteString(w, "\nBuild cache usage: 0B\n\nCACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n")
-	return errors.Join(err, cacheErr)
+	return errors.Join(err, printTable(w, "\nBuild cache usage: "+units.HumanSize(float64(cacheSize(u)))+"\n\n", cacheSheet(), cacheRows(u)))
+}
+
+func cacheSize(u *engine.Usage) (n int64) {
+	for _, c := range u.Cache {
+		n += c.Size
+	}
+	return n
+}
+
+func cacheSheet() format.Sheet {
+	return format.Sheet{
+		Heads: map[string]string{
+			"ID": "CACHE ID", "CacheType": "CACHE TYPE", "Size": "SIZE", "CreatedSince": "CREATED", "LastUsedSince": "LAST USED",
+			"UsageCount": "USAGE", "Shared": "SHARED",
+		},
+		Table: `{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}`,
+	}
+}
+
+// cacheRow is an entry of the build cache.
+type cacheRow struct {
+	c   image.CacheEntry
+	now time.Time
+}
+
+func cacheRows(u *engine.Usage) []*cacheRow {
+	rows := []*cacheRow{}
+	for _, c := range u.Cache {
+		rows = append(rows, &cacheRow{c, time.Now()})
+	}
+	return rows
+}
+
+// ID and the others are the columns.
+func (r *cacheRow) ID() string            { return format.ShortID(r.c.ID) }
+func (r *cacheRow) CacheType() string     { return r.c.Kind }
+func (r *cacheRow) Size() string          { return units.HumanSize(float64(r.c.Size)) }
+func (r *cacheRow) CreatedSince() string  { return format.Ago(r.now, r.c.Created) }
+func (r *cacheRow) LastUsedSince() string { return format.Ago(r.now, r.c.Used) }
+func (r *cacheRow) Shared() bool          { return r.c.Shared }
+func (r *cacheRow) UsageCount() int {
+	if r.c.Busy {
+		return 1
+	}
+	return 0
 }
 
 func printTable[R any](w io.Writer, title string, sheet format.Sheet, rows []R) error {

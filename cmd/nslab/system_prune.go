@@ -27,6 +27,7 @@ type systemPrune struct {
 	images func(*image.Image) bool
 	unused func(*volumes.Volume) bool
 	lonely func(*network.Network) bool
+	cache  func(image.CacheEntry) bool // nil: all
 }
 
 func newSystemPruneCmd(g *globals) *cobra.Command {
@@ -36,11 +37,12 @@ func newSystemPruneCmd(g *globals) *cobra.Command {
 		Short: "Remove what is not used",
 		Long: `Remove stopped containers, networks to which none is connected, and images
 without a name; with --all, all images that no container has; with --volumes,
-the volumes that no container has and that nobody gave a name. What killed
-commands have left goes as well: half-made containers, names, control groups,
-addresses, links, rules. When no network is left in use, nothing of nslab's is
-left on the host: the default bridge and the table of rules are removed, and
-ip_forward is turned off again if it was off before.
+the volumes that no container has and that nobody gave a name. The build cache
+goes, but for layers that images have as well, which with --all are forgotten,
+too. What killed commands have left goes as well: half-made containers, names,
+control groups, addresses, links, rules. When no network is left in use,
+nothing of nslab's is left on the host: the default bridge and the table of
+rules are removed, and ip_forward is turned off again if it was off before.
 
 The filters are until=TIME, label=NAME[=VALUE] and label!=….`,
 		Example: `  nslab system prune
@@ -88,7 +90,15 @@ func (p *systemPrune) check(now time.Time) (err error) {
 		return err
 	}
 	if p.volumes {
-		p.unused, err = prunedVolumes(p.filters, false)
+		if p.unused, err = prunedVolumes(p.filters, false); err != nil {
+			return err
+		}
+	}
+	before, err := untilTime(p.filters, now)
+	if !p.all || !before.IsZero() {
+		p.cache = func(c image.CacheEntry) bool {
+			return (p.all || !c.Shared) && (before.IsZero() || c.Used.Before(before))
+		}
 	}
 	return err
 }
@@ -102,6 +112,11 @@ func (p *systemPrune) warning() string {
 		text += "  - all images without at least one container associated to them\n"
 	} else {
 		text += "  - all dangling images\n"
+	}
+	if p.all {
+		text += "  - all build cache\n"
+	} else {
+		text += "  - unused build cache\n"
 	}
 	text += "  - what killed commands have left\n"
 	var filters string
@@ -141,6 +156,11 @@ func (p *systemPrune) run(ctx context.Context, g *globals, out io.Writer, e *eng
 			printRemoved(done, "untagged: ", "deleted: ")
 			fmt.Fprintln(out)
 		}
+	}
+	if ctx.Err() == nil && !p.filters.Has("label") && !p.filters.Has("label!") { // nothing in the cache has labels
+		ids, bytes, err := e.Images().PruneCache(p.cache)
+		total, errs = total+bytes, append(errs, err)
+		printList(out, "Deleted build cache objects:", ids)
 	}
 	_, err := fmt.Fprintln(out, "Total reclaimed space:", format.Size(total))
 	return errors.Join(append(errs, err)...)

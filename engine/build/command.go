@@ -33,7 +33,7 @@ func (r *run) command(ctx context.Context) error {
 	env := r.environment()
 	mounts, err := r.mounts(ctx)
 	if err != nil {
-		r.b.Progress.End(v, Failed)
+		r.end(ctx, v, err)
 		return err
 	}
 	defer mounts.close()
@@ -44,8 +44,12 @@ func (r *run) command(ctx context.Context) error {
 	key := digestOf(slices.Concat([]string{r.st.key, "RUN", strings.Join(argv, "\x00"), strings.Join(env, "\x00"), script, c.User, c.WorkingDir,
 		network, r.security(), fmt.Sprint(r.b.HostConfig.ExtraHosts)}, mounts.key)...)
 	hit, err := r.cached(key, shown)
-	if hit || err != nil {
+	if hit {
 		r.b.Progress.End(v, Cached)
+		return nil
+	}
+	if err != nil {
+		r.end(ctx, v, err)
 		return err
 	}
 	err = r.layer(ctx, key, shown, func(room string) (bool, error) {
@@ -69,7 +73,7 @@ func (r *run) command(ctx context.Context) error {
 		}
 		return true, dropRuntimeFiles(room)
 	})
-	r.end(v, err)
+	r.end(ctx, v, err)
 	return err
 }
 

@@ -24,11 +24,12 @@ func (r *run) copy(ctx context.Context) error {
 	v := r.s.vertex(r.Original)
 	r.b.Progress.Begin(v)
 	outcome, err := r.copyFiles(ctx, in, shown)
-	if err != nil {
-		outcome = Failed
+	if err != nil || outcome == Done {
+		r.end(ctx, v, err)
+		return err
 	}
 	r.b.Progress.End(v, outcome)
-	return err
+	return nil
 }
 
 func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string) (Outcome, error) {
@@ -58,7 +59,7 @@ func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string)
 		return errors.Join(err, root.Close())
 	})
 	if err == nil && quick != "" {
-		r.b.draft.Alias(quick, r.st.top())
+		r.b.draft.Alias(quick, r.st.key)
 	}
 	return outcome, err
 }

@@ -217,6 +217,7 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	}
 	if s.base == scratchName {
 		st.config.Platform = platform
+		st.config.Config.Env = []string{defaultPath}
 		s.ignoreCache(st)
 		return st, nil
 	}

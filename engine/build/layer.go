@@ -22,7 +22,7 @@ func (r *run) cached(key, shown string) (bool, error) {
 	if r.st.done {
 		return false, nil
 	}
-	l, err := r.b.draft.Cached(key)
+	l, key, err := r.b.draft.Cached(key)
 	if err != nil || l == nil {
 		return false, err
 	}
@@ -135,23 +135,33 @@ func (r *run) workdir(ctx context.Context) error {
 		return nil
 	}
 	hit, err := r.cached(key, shown)
-	if hit || err != nil {
+	if hit {
 		r.b.Progress.End(v, Cached)
-		return err
+		return nil
 	}
-	err = r.layer(ctx, key, shown, func(room string) (bool, error) {
-		return true, r.writable(ctx, room, func(t *rootfs.Tree) error { return makeWorkdir(ctx, t, dir, r.st.config.Config.User) })
-	})
-	r.end(v, err)
+	if err == nil {
+		err = r.makeWorkdirLayer(ctx, key, shown, dir)
+	}
+	r.end(ctx, v, err)
 	return err
 }
 
-func (r *run) end(v *Vertex, err error) {
-	if err != nil {
+func (r *run) makeWorkdirLayer(ctx context.Context, key, shown, dir string) error {
+	return r.layer(ctx, key, shown, func(room string) (bool, error) {
+		return true, r.writable(ctx, room, func(t *rootfs.Tree) error { return makeWorkdir(ctx, t, dir, r.st.config.Config.User) })
+	})
+}
+
+// end tells how a piece of work has ended.
+func (r *run) end(ctx context.Context, v *Vertex, err error) {
+	switch {
+	case err == nil:
+		r.b.Progress.End(v, Done)
+	case ctx.Err() != nil || errors.Is(err, errElsewhere):
+		r.b.Progress.End(v, Canceled)
+	default:
 		r.b.Progress.End(v, Failed)
-		return
 	}
-	r.b.Progress.End(v, Done)
 }
 
 // squash makes one layer of all that are new.

@@ -27,6 +27,8 @@ const (
 	Done   Outcome = "DONE"
 	Cached Outcome = "CACHED"
 	Failed Outcome = "ERROR"
+
+	Canceled Outcome = "CANCELED" // another stage has failed, or the user has had enough
 )
 
 // Quiet hears nothing.

@@ -1,14 +1,9 @@
 package build
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const maxSecret = 500 << 10 // as buildkit has it
@@ -37,33 +32,4 @@ func (b *builder) secret(id string) (content []byte, found bool, err error) {
 		return nil, false, fmt.Errorf("secret %s: %w", id, err)
 	}
 	return content, true, nil
-}
-
-// lockCache waits for a cache that only one build may use at a time or, without patience, says whether it is free.
-func lockCache(ctx context.Context, dir string, wait bool) (lock *os.File, free bool, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, false, fmt.Errorf("make a cache: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, false, fmt.Errorf("lock a cache: %w", err)
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, true, nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return nil, false, errors.Join(fmt.Errorf("lock a cache: %w", err), f.Close())
-		case !wait:
-			return nil, false, f.Close()
-		}
-		select {
-		case <-ctx.Done():
-			return nil, false, errors.Join(context.Cause(ctx), f.Close())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

@@ -19,11 +19,12 @@ import (
 
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/headstart"
 	"github.com/nslab/nslab/trace"
 )
 
 // Entry is the argv[0] of nslab as a monitor.
-const Entry = "nslab-monitor"
+const Entry = headstart.Monitor
 
 // The files of a container that are the monitor's, the first in the container's folder, the others in its run folder.
 const (
@@ -40,8 +41,7 @@ type Outline struct {
 
 	Connected bool // say who the init is, so that its network namespace can be connected
 	Resolver  bool // answer for names in there
-	HeldFD    int  // the first of the sockets that hold the host's ports
-	Held      int  // how many there are
+	Attached  bool // the connection of a client comes beside this
 }
 
 // Job is the second: all the rest.

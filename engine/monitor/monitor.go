@@ -20,6 +20,7 @@ import (
 	"github.com/nslab/nslab/engine/pages"
 	"github.com/nslab/nslab/engine/resolver"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/headstart"
 	"github.com/nslab/nslab/trace"
 	"github.com/nslab/nslab/wire"
 )
@@ -33,18 +34,13 @@ func init() {
 	}
 }
 
-// The descriptors that a monitor is born with.
-const (
-	jobFD    = 3 // the socket for the job and the reports
-	lockFD   = 4 // the lock that says that the monitor lives
-	holdFD   = 5 // the container's lock, until it has started
-	attachFD = 6 // the first client's connection, if there is one
-)
-
 // monitor is one that runs.
 type monitor struct {
 	Job
-	reports *os.File
+	reports wire.Conn
+	lock    *os.File // says that the monitor lives
+	making  *os.File // the container's lock, until it has started
+	client  *os.File // the connection of the first one, if there is one
 	log     *logs.Writer
 	hub     *stream.Hub
 	theirs  []*os.File // the container's ends of its pipes
@@ -62,30 +58,28 @@ var name = [16]byte([]byte(Entry + "\x00\x00\x00"))
 
 // monitorMain is the whole life of a monitor.
 func monitorMain() {
-	for fd := jobFD; fd <= attachFD; fd++ {
-		unix.CloseOnExec(fd)
-	}
+	unix.CloseOnExec(headstart.SocketFD)
 	// Executed by a descriptor, it would be known to ps and top by the number of that. No harm if it is refused.
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
-	m := &monitor{reports: os.NewFile(jobFD, "job"), alone: make(chan struct{})}
+	// What is waited for is waited for in Go's poller: a thread that is stuck in a call would keep the only processor.
+	unix.SetNonblock(headstart.SocketFD, true)
+	m := &monitor{reports: wire.Conn{File: os.NewFile(headstart.SocketFD, "job")}, alone: make(chan struct{})}
 	var outline Outline
-	if err := wire.Read(m.reports, &outline); err != nil {
+	if err := m.reports.Receive(&outline); err != nil {
 		os.Exit(1) // whoever started us is gone
 	}
+	m.claim(&outline)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	if outline.Traced {
 		ctx = trace.With(ctx, func(r trace.Record) { m.report(Report{Record: &r}) })
 	}
 	var err error
-	for fd := outline.HeldFD; fd < outline.HeldFD+outline.Held; fd++ {
-		unix.CloseOnExec(fd)
-	}
 	if m.c, err = container.Begin(ctx, outline.Container); err == nil {
 		err = m.networks(ctx, &outline)
 	}
 	if err == nil {
-		if err = wire.Read(m.reports, &m.Job); err != nil {
+		if err = m.reports.Receive(&m.Job); err != nil {
 			err = errors.Join(errUnwanted, m.c.Abort(ctx))
 		}
 	}
@@ -103,19 +97,32 @@ func monitorMain() {
 	m.stay()
 }
 
+// claim gives the files that came with the outline to those who need them.
+func (m *monitor) claim(o *Outline) {
+	files := m.reports.Files
+	m.reports.Files = nil
+	for _, to := range []**os.File{&m.lock, &m.making, &m.client} {
+		if len(files) == 0 || to == &m.client && !o.Attached {
+			break
+		}
+		*to, files = files[0], files[1:]
+	}
+	m.held = files // the host's ports
+}
+
 var errUnwanted = errors.New("the command that wanted the container is gone")
 
 // listen waits until the other side is closed; there is nothing more to hear. Until the container has started that means that
 // nobody wants it any more, and all is undone.
 func (m *monitor) listen(cancel context.CancelCauseFunc) {
 	var b [1]byte
-	m.reports.Read(b[:])
+	m.reports.File.Read(b[:])
 	close(m.alone)
 	cancel(errUnwanted)
 }
 
 func (m *monitor) report(r Report) {
-	wire.Write(m.reports, &r) // who is gone hears nothing
+	m.reports.Send(&r) // who is gone hears nothing
 }
 
 // start makes the container and starts its program.
@@ -150,7 +157,7 @@ func (m *monitor) start(ctx context.Context) (err error) {
 	m.write(filepath.Join(m.RunDir, RunFile), m.run, false)
 	// The container's lock was ours as well while it was being started; from here on others may have it. Before anybody hears
 	// that the container runs: who does, and looks at it next, is not to find it locked.
-	err = unix.Close(holdFD)
+	err = m.making.Close()
 	m.report(Report{Started: &Started{Pid: m.c.Pid, StartedAt: m.run.StartedAt}})
 	return err
 }
@@ -188,7 +195,7 @@ func (m *monitor) attach(s stream.Config) (err error) {
 		return err
 	}
 	if m.First != nil {
-		if err := m.hub.Add(os.NewFile(attachFD, "client"), *m.First); err != nil {
+		if err := m.hub.Add(m.client, *m.First); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/nslab/nslab/engine/network"
@@ -17,9 +16,6 @@ import (
 
 // networks tells whoever started us where the container's namespaces are, and takes the sockets for what is to come.
 func (m *monitor) networks(ctx context.Context, o *Outline) (err error) {
-	for fd := o.HeldFD; fd < o.HeldFD+o.Held; fd++ {
-		m.held = append(m.held, os.NewFile(uintptr(fd), "port"))
-	}
 	if o.Resolver {
 		m.names, err = resolver.Listen(ctx, fmt.Sprintf("/proc/%d/ns/net", m.c.Pid))
 		if err != nil {

@@ -195,10 +195,16 @@ func (i *Instruction) checkTrigger() error {
 	return nil
 }
 
-// nearest is the instruction that somebody may have meant: one letter too many, too few, wrong, or two exchanged.
+// nearest is the instruction that somebody may have meant: with one letter too many, too few or wrong, or in another order.
 func nearest(word string) string {
+	sorted := func(s string) string {
+		letters := []byte(s)
+		slices.Sort(letters)
+		return string(letters)
+	}
 	for _, name := range names {
-		if len(word) > 2 && distance(word, name) <= 2 && distance(word, name) < len(name)-1 {
+		d := distance(word, name)
+		if d <= 1 || d == 2 && len(word) > 4 || sorted(word) == sorted(name) {
 			return name
 		}
 	}

@@ -126,7 +126,11 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	case errors.As(err, &stalled):
 		e.State, e.Text = ErrUnreachable, stalled.Error()
 	case errors.As(err, &dns):
-		e.State, e.Text = ErrUnreachable, fmt.Sprintf("look up %s: %s", dns.Name, dns.Err)
+		why := dns.Err
+		if errors.As(err, &errno) { // without the address of a name server
+			why = errno.Error()
+		}
+		e.State, e.Text = ErrUnreachable, fmt.Sprintf("look up %s: %s", dns.Name, why)
 	case errors.As(err, &op) && op.Op == "dial" && errors.As(err, &errno):
 		e.State, e.Text = ErrUnreachable, fmt.Sprintf("connect to %s: %v", host, errno)
 	case errors.As(err, &op) && op.Op == "proxyconnect":

@@ -236,7 +236,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		if !passes(err) || b.vain >= tries {
 			return 0, b.s.c.explain(b.ctx, b.s.name.Domain, err)
 		}
-		if err := wait(b.ctx, b.s.c.o.Pause<<b.vain); err != nil {
+		if err := wait(b.ctx, b.s.c.o.Pause<<(b.vain-1)); err != nil {
 			return 0, err
 		}
 		b.body.Close()

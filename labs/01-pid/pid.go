@@ -108,6 +108,7 @@ func Start(ctx context.Context, cfg Config, cmd *exec.Cmd) (*Process, error) {
 		if err != nil {
 			return
 		}
+		awaitEnd(cmd.Process)
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
@@ -116,6 +117,31 @@ func Start(ctx context.Context, cfg Config, cmd *exec.Cmd) (*Process, error) {
 	}
 	p.Pid = cmd.Process.Pid
 	return p, nil
+}
+
+// awaitEnd returns when the process has ended, or at once where that cannot be seen. waitid(2), which comes next, would wait,
+// too; but in a call, and Go notices only after a while that the processor it has given this thread is free for others. A
+// pidfd is a file like a socket, for which its poller waits.
+func awaitEnd(process *os.Process) {
+	var pidfd *os.File
+	err := process.WithHandle(func(fd uintptr) {
+		copied, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return
+		}
+		unix.SetNonblock(copied, true)
+		pidfd = os.NewFile(uintptr(copied), "pidfd")
+	})
+	if err != nil || pidfd == nil {
+		return
+	}
+	defer pidfd.Close()
+	if raw, err := pidfd.SyscallConn(); err == nil {
+		raw.Read(func(fd uintptr) bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 || err != nil && err != unix.EINTR
+		})
+	}
 }
 
 // start runs on the thread that stays.

@@ -152,6 +152,31 @@ func (g *Group) Delete(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// RemoveEmpty removes the group's folders if nothing is left in it, and tells whether it has. The kernel knows best: rmdir(2)
+// refuses a group with processes or with groups below it (EBUSY). So when a container has ended as it should, one call for
+// each folder is all, instead of freezing, listing and killing nobody.
+func (g *Group) RemoveEmpty(ctx context.Context) bool {
+	for _, d := range slices.Backward(g.Dirs) {
+		if checkOurs(d.Path) != nil || rmdirSoon(ctx, d.Path) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// rmdirSoon waits for one that is dead and not yet gone: it is in no list of the group any more, and the group is busy.
+func rmdirSoon(ctx context.Context, dir string) error {
+	for range 10 {
+		if err := rmdir(ctx, dir); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if pids, err := pidsIn(dir); err != nil || len(pids) > 0 || pause(ctx, 100*time.Microsecond) != nil {
+			break
+		}
+	}
+	return unix.EBUSY
+}
+
 // remove removes one folder with its children, deepest first, since a group with children stays (EBUSY).
 func remove(ctx context.Context, dir string) error {
 	return walk(dir, func(child string) error { return rmdirPatiently(ctx, child) })

@@ -76,6 +76,18 @@ func (g *Group) Stats() (*Stats, error) {
 	return s, r.err
 }
 
+// OOMKills tells how many of the group's processes the kernel has killed for memory. It reads one file, where Stats reads all.
+func (g *Group) OOMKills() (uint64, error) {
+	r := &reader{group: g}
+	switch g.Version("memory") {
+	case 1:
+		return r.number("memory", "memory.oom_control", "oom_kill"), r.err
+	case 2:
+		return r.number("memory", "memory.events", "oom_kill"), r.err
+	}
+	return 0, nil
+}
+
 // reader keeps the first error, so that reading many files reads as a list.
 type reader struct {
 	group *Group

@@ -18,8 +18,8 @@ type Rules struct {
 	// NoDevices leaves out devices, and NoRights what would lend somebody else's rights to whoever executes a file: the
 	// set-user-ID and set-group-ID bits and capabilities. Both are counted in Lost.
 	NoDevices, NoRights bool
-	// Change, if it is not nil, is shown every entry first, and may change its owner, mode and time.
-	Change func(*tar.Header)
+	// Change, if it is not nil, is shown every entry first, and may change its owner, mode and time, or refuse it.
+	Change func(*tar.Header) error
 	Limits Limits // depth and memory are limited in any case
 }
 

@@ -31,6 +31,8 @@ type Packer struct {
 	Owner *[2]int
 	// OneMount leaves out what is mounted in the tree: of a folder it shows only the folder, of a file an empty one.
 	OneMount bool
+	// Empty says of which files, by their names in the tar, only the name is written. It may be nil.
+	Empty func(as string) bool
 
 	w      *tar.Writer
 	avoid  *[2]uint64
@@ -118,7 +120,7 @@ func (p *Packer) all(ctx context.Context, f *os.File, st *unix.Stat_t, as string
 		return context.Cause(ctx)
 	}
 	mounted := p.OneMount && depth > 0 && mountID(f) != p.mount
-	if mounted && st.Mode&unix.S_IFMT == unix.S_IFREG {
+	if (mounted || p.Empty != nil && p.Empty(as)) && st.Mode&unix.S_IFMT == unix.S_IFREG {
 		st.Size = 0
 	}
 	if as != "" {

@@ -31,6 +31,15 @@ func OpenTree(ctx context.Context, dir string) (*Tree, error) {
 	return &Tree{os.NewFile(uintptr(fd), dir)}, nil
 }
 
+// TreeOf makes a tree of an open folder. name is what its errors call it.
+func TreeOf(f *os.File, name string) (*Tree, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &Error{Op: "open", Path: name, Err: err}
+	}
+	return &Tree{os.NewFile(uintptr(fd), name)}, nil
+}
+
 // Close gives the descriptor back.
 func (t *Tree) Close() error { return t.dir.Close() }
 

@@ -169,7 +169,9 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, content *tar.Reader
 		return nil // a remark, git writes its commit there
 	}
 	if u.rules.Change != nil {
-		u.rules.Change(h)
+		if err := u.rules.Change(h); err != nil {
+			return err
+		}
 	}
 	name, err := u.check(h)
 	if err != nil {

@@ -261,7 +261,7 @@ func loseLoopback(ctx context.Context, args []string) (string, error) {
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(all), Gw: net.ParseIP(args[0])}
 	return "", message(ctx,
 		func() string {
-			return fmt.Sprintf("sendto(RTM_NEWROUTE: ip route replace %s via %s, RTA_GATEWAY)", all, args[0])
+			return fmt.Sprintf("sendto(RTM_NEWROUTE: ip route replace %s via %s)", all, args[0])
 		},
 		func() error { return h.RouteReplace(route) })
 }
@@ -272,7 +272,7 @@ func abstract(ctx context.Context, args []string) (said string, err error) {
 	name := "@" + args[1]
 	if args[0] == "listen" {
 		var l net.Listener
-		err = trace.Call(ctx, 0, func() string { return fmt.Sprintf("bind(%q)", name) },
+		err = trace.Call(ctx, 0, func() string { return fmt.Sprintf("bind(@%q)", args[1]) },
 			func() (err error) { l, err = net.Listen("unix", name); return err })
 		if err == nil {
 			go func() {

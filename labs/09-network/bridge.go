@@ -60,7 +60,7 @@ func (b Bridge) Make(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := listening(ctx, b.Name, addresses); err != nil {
+	if err := listening(ctx, addresses); err != nil {
 		return err
 	}
 	return up(ctx, h, link) // the last step: a bridge of ours that is up is whole

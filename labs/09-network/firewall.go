@@ -256,7 +256,7 @@ func (f Firewall) remove(ctx context.Context, list []element, owner string, sets
 		if len(his) == 0 {
 			return nil
 		}
-		if err = f.transact(ctx, his, nil); err == nil || !errors.Is(err, unix.ENOENT) {
+		if err = f.transact(ctx, his, nil); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -366,15 +366,24 @@ func (f Firewall) dump(sets []string) (map[string]element, error) {
 		if len(sets) > 0 && !slices.Contains(sets, s.Name) {
 			continue
 		}
-		all, err := c.GetSetElements(s)
-		if missing(err) {
-			return now, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range elementsOf(s, all) {
-			now[e.id()] = e
+		// A table of many elements that were just added is still being resized by a worker of the kernel, and a list that is
+		// read meanwhile may lack some, without a word. So it is read again until nothing new is in it.
+		const few = 8
+		for before := -1; before < len(now); {
+			before = len(now)
+			all, err := c.GetSetElements(s)
+			if missing(err) {
+				return now, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range elementsOf(s, all) {
+				now[e.id()] = e
+			}
+			if len(all) <= few {
+				break
+			}
 		}
 	}
 	return now, nil

@@ -124,6 +124,7 @@ func newWorld(t *testing.T, bridged bool) (context.Context, *testWorld) {
 	for _, p := range prefixes("192.0.2.1/24", "2001:db8::1/64", "fe80::1/64") {
 		must(t, address(ctx, h, link, p))
 	}
+	must(t, listening(ctx, prefixes("192.0.2.1/24", "2001:db8::1/64", "fe80::1/64")))
 	w.hostAddr, w.hostAddr6, w.outAddr = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.2")
 	return ctx, w
 }

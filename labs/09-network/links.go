@@ -88,7 +88,7 @@ func setAlias(ctx context.Context, h *netlink.Handle, link netlink.Link, owner s
 // up brings a link up.
 func up(ctx context.Context, h *netlink.Handle, link netlink.Link) error {
 	err := message(ctx,
-		func() string { return fmt.Sprintf("sendto(RTM_NEWLINK: ip link set %s up, IFF_UP)", link.Attrs().Name) },
+		func() string { return fmt.Sprintf("sendto(RTM_NEWLINK: ip link set %s up)", link.Attrs().Name) },
 		func() error { return h.LinkSetUp(link) })
 	if err != nil {
 		return &Error{"bring up", link.Attrs().Name, err}
@@ -103,7 +103,7 @@ func address(ctx context.Context, h *netlink.Handle, link netlink.Link, p netip.
 	text := "sendto(RTM_NEWADDR: ip address replace %s dev %s)"
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
-		text = "sendto(RTM_NEWADDR: ip address replace %s dev %s nodad, IFA_F_NODAD)"
+		text = "sendto(RTM_NEWADDR: ip address replace %s dev %s nodad)"
 	}
 	err := message(ctx,
 		func() string { return fmt.Sprintf(text, p, link.Attrs().Name) },

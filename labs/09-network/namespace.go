@@ -59,26 +59,37 @@ func (n *Namespace) Close() error { return n.f.Close() }
 
 // Do runs f inside the namespace. A network namespace is the property of a thread, and so is what it implies: a socket that f
 // opens belongs to n for ever, and f sees n's values in /proc/sys/net. What f hands to other goroutines runs outside.
-func (n *Namespace) Do(ctx context.Context, f func(context.Context) error) (err error) {
+func (n *Namespace) Do(ctx context.Context, f func(context.Context) error) error {
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		runtime.UnlockOSThread()
 		return &Error{"open network namespace", "/proc/thread-self/ns/net", unwrapPath(err)}
 	}
 	defer home.Close()
+	if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) != nil {
+		// The way back is closed to us: an ordinary user may leave the host's namespace for his own, and not return. So it is a
+		// thread that need not: locked to a goroutine that ends, it ends, too.
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			err := setns.Setns(ctx, n.f, unix.CLONE_NEWNET)
+			if err == nil {
+				err = f(ctx)
+			}
+			done <- err
+		}()
+		return <-done
+	}
 	if err := setns.Setns(ctx, n.f, unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
 		return err
 	}
-	defer func() {
-		if back := setns.Setns(trace.Off(ctx), home, unix.CLONE_NEWNET); back != nil {
-			err = errors.Join(err, back) // the thread stays locked: Go ends it with its goroutine, nobody else gets it
-			return
-		}
-		runtime.UnlockOSThread()
-	}()
-	return f(ctx)
+	err = f(ctx)
+	if back := setns.Setns(trace.Off(ctx), home, unix.CLONE_NEWNET); back != nil {
+		runtime.LockOSThread() // once more than it is unlocked: nobody else gets the thread
+		err = errors.Join(err, back)
+	}
+	return err
 }
 
 // LoopbackUp brings lo up in the caller's network namespace: without it not even 127.0.0.1 answers. The kernel gives lo its

@@ -41,37 +41,34 @@ func operational(ctx context.Context, h *netlink.Handle, name string) error {
 	})
 }
 
-// listening waits until a device can be found under its IPv6 addresses: for each there is a multicast group in which the
-// question for its hardware address is asked (RFC 4861, solicited-node address), and the kernel joins it later. It acts in the
-// caller's namespace.
-func listening(ctx context.Context, device string, addresses []netip.Prefix) error {
-	var groups []string
+// listening waits until a device takes packets for its IPv6 addresses. For each there is a multicast group in which the question
+// for its hardware address is asked (RFC 4861, solicited-node address), and a route that says that the address is here. The
+// kernel joins the one and makes the other later, in this order, even where no double is looked for. It acts in the caller's
+// namespace.
+func listening(ctx context.Context, addresses []netip.Prefix) error {
+	want := map[string]bool{}
 	for _, p := range addresses {
 		if p.Addr().Is6() {
 			a := p.Addr().As16()
-			groups = append(groups, "ff0200000000000000000001ff"+hex.EncodeToString(a[13:]))
+			want[hex.EncodeToString(a[:])] = true
 		}
 	}
-	if len(groups) == 0 {
+	if len(want) == 0 {
 		return nil
 	}
 	return await(ctx, func() (bool, error) {
-		table, err := os.ReadFile("/proc/thread-self/net/igmp6")
+		table, err := os.ReadFile("/proc/thread-self/net/ipv6_route")
 		if err != nil {
 			return true, nil // no IPv6: then it would not have taken the addresses
 		}
-		joined := 0
+		have := 0
 		for line := range strings.Lines(string(table)) {
-			// idx device group users flags timer
+			// destination length source length next-hop metric references use flags device; a length of 0x80 is one address
 			f := strings.Fields(line)
-			if len(f) > 3 && f[1] == device {
-				for _, g := range groups {
-					if f[2] == g {
-						joined++
-					}
-				}
+			if len(f) == 10 && f[1] == "80" && f[8][0] == '8' && want[f[0]] { // flag RTF_LOCAL, 0x80000000
+				have++
 			}
 		}
-		return joined >= len(groups), nil
+		return have >= len(want), nil
 	})
 }

@@ -83,7 +83,7 @@ func (e Endpoint) pair(ctx context.Context, h *netlink.Handle, ns *Namespace) (n
 	create := func() error {
 		return message(ctx,
 			func() string {
-				return fmt.Sprintf("sendto(RTM_NEWLINK: ip link add %q type %q peer name %q netns %d, VETH_INFO_PEER, IFLA_NET_NS_FD)",
+				return fmt.Sprintf("sendto(RTM_NEWLINK: ip link add %q type %q peer name %q netns %d)",
 					e.Name, "veth", e.Inside, ns.f.Fd())
 			},
 			func() error { return h.LinkAdd(link) })
@@ -115,7 +115,7 @@ func plug(ctx context.Context, h *netlink.Handle, link netlink.Link, bridge stri
 	}
 	err = message(ctx,
 		func() string {
-			return fmt.Sprintf("sendto(RTM_SETLINK: ip link set %s master %s, IFLA_MASTER)", name, bridge)
+			return fmt.Sprintf("sendto(RTM_SETLINK: ip link set %s master %s)", name, bridge)
 		},
 		func() error { return h.LinkSetMaster(link, master) })
 	if err != nil {
@@ -177,7 +177,7 @@ func (e Endpoint) arrange(ctx context.Context) error {
 			return err
 		}
 	}
-	return listening(ctx, e.Inside, e.Addresses)
+	return listening(ctx, e.Addresses)
 }
 
 // quiet keeps the kernel from giving the device addresses and routes of its own accord, before it is up.
@@ -207,7 +207,7 @@ func defaultRoute(ctx context.Context, h *netlink.Handle, link netlink.Link, gw 
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Dst: ipNet(all)}
 	err := message(ctx,
 		func() string {
-			return fmt.Sprintf("sendto(RTM_NEWROUTE: ip route replace default via %s dev %s, RTA_GATEWAY)", gw, link.Attrs().Name)
+			return fmt.Sprintf("sendto(RTM_NEWROUTE: ip route replace default via %s dev %s)", gw, link.Attrs().Name)
 		},
 		func() error { return h.RouteReplace(route) })
 	if err != nil {

@@ -56,6 +56,8 @@ type Config struct {
 
 	Unions []Union // further unions, on folders of the host, that Spec.Mounts may bind something from; the host never sees them
 
+	TimerSlack uint64 // of the program, where this process has another than whoever asked for the container; 0 leaves it
+
 	Stdin, Stdout, Stderr *os.File `json:"-"` // of the program; nil is /dev/null. Not used with Spec.Process.Terminal
 }
 
@@ -156,7 +158,7 @@ func (c *Container) Complete(ctx context.Context, cfg Config) (err error) {
 
 // plan decides on the control group. A container without limits does without one where none can be made.
 func (c *Container) plan(spec *specs.Spec) (err error) {
-	c.Group, err = planGroup(spec)
+	c.Group, c.order.System, err = planGroup(spec)
 	var none *NoGroupError
 	if errors.As(err, &none) && !none.Needed {
 		if os.Geteuid() == 0 { // of an ordinary user nobody expects more
@@ -244,7 +246,7 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	if c.process, err = pid.Start(ctx, entry, cmd); err != nil {
 		return err
 	}
-	c.order = order{Clone: entry.Namespaces, NewCgroup: namespaces.cgroup}
+	c.order.Clone, c.order.NewCgroup = entry.Namespaces, namespaces.cgroup
 	c.born = entry.Cgroup != nil
 	c.Pid = c.process.Pid
 	c.StartTime, err = startTime(c.Pid)
@@ -264,6 +266,7 @@ func (c *Container) instruct(ctx context.Context, cfg *Config) error {
 	streams := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}
 	for i, f := range streams {
 		if f != nil {
+			f.Fd() // makes it blocking: Go's own pipes are not, and the program is going to get it as it is
 			continue
 		}
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

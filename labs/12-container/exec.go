@@ -25,6 +25,8 @@ type ExecConfig struct {
 	User    string           // "name[:group]", as in [Config]
 	Groups  []string
 
+	TimerSlack uint64 // as in [Config]
+
 	Stdin, Stdout, Stderr *os.File // of the program; nil is /dev/null. Not used with Process.Terminal
 	Pdeathsig             syscall.Signal
 }
@@ -169,6 +171,12 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 		})
 	}
 	c.Before = append(append(c.Before, keys), before...)
+	if cfg.TimerSlack != 0 {
+		c.Last = append(c.Last, setns.Call{
+			Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_TIMERSLACK, uintptr(cfg.TimerSlack)}, Op: "prctl",
+			Text: fmt.Sprintf("prctl(PR_SET_TIMERSLACK, %d)", cfg.TimerSlack),
+		})
+	}
 	if p.Terminal {
 		c.Last = append(c.Last, setns.Call{
 			Trap: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}, Op: "ioctl", Text: "ioctl(0, TIOCSCTTY, 0)",

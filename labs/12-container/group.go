@@ -14,13 +14,13 @@ import (
 //
 // An ordinary user, and root inside of another container, may often make no groups at all. A container without limits can do
 // without one, and why says what stood in the way; one with limits is refused.
-func planGroup(spec *specs.Spec) (g *cgroups.Group, why error) {
+func planGroup(spec *specs.Spec) (g *cgroups.Group, s *cgroups.System, why error) {
 	if spec.Linux.CgroupsPath == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	s, err := cgroups.Discover()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	needed := cgroups.Controllers(spec.Linux.Resources)
 	all := needed
@@ -35,12 +35,12 @@ func planGroup(spec *specs.Spec) (g *cgroups.Group, why error) {
 		}
 		if g, err = s.Plan(spec.Linux.CgroupsPath, list...); err == nil {
 			if err = mayMake(g); err == nil {
-				return g, nil
+				return g, s, nil
 			}
 		}
 		why = err // the last one is about what is needed, and nothing else
 	}
-	return nil, &NoGroupError{Needed: len(needed) > 0, Err: why}
+	return nil, s, &NoGroupError{Needed: len(needed) > 0, Err: why}
 }
 
 // mayMake says whether the group's folders can be made. A plan has asked for that on v2 only.

@@ -56,13 +56,13 @@ func initMain() {
 	if err := i.link.decode(&i.order); err != nil || i.Config == nil {
 		os.Exit(1) // whoever started us is gone
 	}
-	for to, f := range i.link.files { // what comes beside the order is the program's
+	for to, f := range i.link.Files { // what comes beside the order is the program's
 		if err := unix.Dup3(int(f.Fd()), to, 0); err != nil {
 			os.Exit(1)
 		}
 		f.Close()
 	}
-	i.link.files = nil
+	i.link.Files = nil
 	ctx := context.Background()
 	if i.Traced {
 		ctx = trace.With(ctx, func(r trace.Record) { i.link.send(message{Record: &r}) })

@@ -196,7 +196,7 @@ func noGroup(t *course.T) error {
 			return err
 		}
 	}
-	_, err := planGroup(&specs.Spec{Linux: &specs.Linux{CgroupsPath: t.Name()}})
+	_, _, err := planGroup(&specs.Spec{Linux: &specs.Linux{CgroupsPath: t.Name()}})
 	return err
 }
 

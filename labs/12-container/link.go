@@ -25,11 +25,12 @@ const linkFD = 3
 // order is what the init is told. The first has everything, each later one means "go on".
 type order struct {
 	Config    *Config
-	Group     *cgroups.Group // whose v1 folders the init enters by itself
-	Clone     uintptr        // the namespaces it was born in
-	NewCgroup bool           // it makes a cgroup namespace of its own, once it is in its group
-	Hooks     bool           // it stops for the hooks that run before pivot_root
-	Traced    bool           // somebody wants to hear of its calls
+	Group     *cgroups.Group  // whose v1 folders the init enters by itself
+	System    *cgroups.System // where the control groups of this machine are, as far as the maker has looked
+	Clone     uintptr         // the namespaces it was born in
+	NewCgroup bool            // it makes a cgroup namespace of its own, once it is in its group
+	Hooks     bool            // it stops for the hooks that run before pivot_root
+	Traced    bool            // somebody wants to hear of its calls
 }
 
 // message is what the init says.
@@ -47,104 +48,56 @@ type message struct {
 // errGone is a link whose other end is closed.
 var errGone = errors.New("the other side is gone")
 
-// link is one end.
-type link struct {
-	f     *os.File
-	files []*os.File // received, not yet claimed
-}
+// link is one end. Ours does not block, the init's does: there is nothing else that it could do.
+type link struct{ wire.Conn }
 
 // newLink returns our end, and the file to hand to the child.
 func newLink() (*link, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fds[0], true)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("12-container: make a socket pair: %w", err)
 	}
 	return openLink(fds[0]), os.NewFile(uintptr(fds[1]), "link"), nil
 }
 
-func openLink(fd int) *link {
-	return &link{f: os.NewFile(uintptr(fd), "link")}
-}
-
-// Read is for package wire. A descriptor that comes beside the bytes is kept.
-func (l *link) Read(p []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(3*4))
-	for {
-		n, oobn, _, _, err := unix.Recvmsg(int(l.f.Fd()), p, oob, unix.MSG_CMSG_CLOEXEC)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, l.keep(oob[:oobn])
-	}
-}
-
-func (l *link) keep(oob []byte) error {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return err
-	}
-	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			return err
-		}
-		for _, fd := range fds {
-			l.files = append(l.files, os.NewFile(uintptr(fd), "console"))
-		}
-	}
-	return nil
-}
+func openLink(fd int) *link { return &link{wire.Conn{File: os.NewFile(uintptr(fd), "link")}} }
 
 // send writes one message, and the descriptors of files beside it where there are any.
 func (l *link) send(v any, files ...*os.File) error {
-	data, err := wire.Marshal(v)
+	err := l.Send(v, files...)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		err = errGone
+	}
 	if err != nil {
 		return fmt.Errorf("12-container: write to the other side: %w", err)
-	}
-	var fds []int
-	for _, f := range files {
-		fds = append(fds, int(f.Fd()))
-	}
-	var oob []byte
-	if len(fds) > 0 {
-		oob = unix.UnixRights(fds...)
-	}
-	for len(data) > 0 {
-		n, err := unix.SendmsgN(int(l.f.Fd()), data, oob, nil, unix.MSG_NOSIGNAL)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == unix.EPIPE || err == unix.ECONNRESET {
-			err = errGone
-		}
-		if err != nil {
-			return fmt.Errorf("12-container: write to the other side: %w", err)
-		}
-		data, oob = data[n:], nil
 	}
 	return nil
 }
 
 // receive waits for what the init says, or for the end of ctx: somebody who is frozen says nothing.
 func (l *link) receive(ctx context.Context) (m message, err error) {
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(l.f.Fd()), unix.SHUT_RD) })
+	raw, err := l.File.SyscallConn()
+	if err != nil {
+		return message{}, err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
+	})
 	defer stop()
 	if err := l.decode(&m); err != nil {
 		return message{}, err
 	}
-	if m.Ready && len(l.files) > 0 {
-		m.console, l.files = l.files[0], l.files[1:]
+	if m.Ready && len(l.Files) > 0 {
+		m.console, l.Files = l.Files[0], l.Files[1:]
 	}
 	return m, nil
 }
 
 func (l *link) decode(v any) error {
-	err := wire.Read(l, v)
+	err := l.Receive(v)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
 		return errGone
 	}
@@ -155,10 +108,7 @@ func (l *link) decode(v any) error {
 }
 
 func (l *link) close() error {
-	for _, f := range l.files {
-		f.Close()
-	}
-	if err := l.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := l.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
 	return nil

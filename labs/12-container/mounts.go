@@ -174,9 +174,12 @@ func (i *initProcess) cgroupMounts(ctx context.Context, target string, m specs.M
 			Type: "bind", Source: "/sys/fs/cgroup", Destination: target, Options: []string{"rbind", "rro", "rnosuid", "rnodev", "rnoexec"},
 		}, nil)
 	}
-	system, err := cgroups.Discover()
-	if err != nil {
-		return err
+	system := i.System
+	if system == nil {
+		var err error
+		if system, err = cgroups.Discover(); err != nil {
+			return err
+		}
 	}
 	readOnly := slices.Contains(m.Options, "ro")
 	options := []string{"nosuid", "nodev", "noexec"}

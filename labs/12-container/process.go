@@ -225,6 +225,11 @@ func (i *initProcess) execute(ctx context.Context) error {
 		umask = int(*p.User.Umask)
 	}
 	unix.Umask(umask)
+	if i.Config.TimerSlack != 0 {
+		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(i.Config.TimerSlack), 0, 0, 0); err != nil {
+			return fmt.Errorf("12-container: set the timer slack: %w", err)
+		}
+	}
 	// All our descriptors are O_CLOEXEC; who started us may have left others.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("12-container: close what was inherited: %w", err)

@@ -234,10 +234,19 @@ func (s *State) Delete(ctx context.Context, force bool) error {
 	if s.Alive() && !force {
 		return ErrState
 	}
-	if err := errors.Join(s.killAll(ctx), s.removeGroup(ctx)); err != nil {
+	var err error
+	if s.Alive() || !s.vacated(ctx) {
+		err = s.killAll(ctx)
+	}
+	if err := errors.Join(err, s.removeGroup(ctx)); err != nil {
 		return err
 	}
 	return removeState(s.Dir)
+}
+
+// vacated removes the group of a container that has left nobody behind.
+func (s *State) vacated(ctx context.Context) bool {
+	return s.BootID == bootID() && s.Group != nil && s.Group.RemoveEmpty(ctx)
 }
 
 // killAll ends every process of the container. Its init first, which takes all of its PID namespace with it; then those in
@@ -275,6 +284,6 @@ func (s *State) OOMKilled() bool {
 	if s.Group == nil {
 		return false
 	}
-	stats, err := s.Group.Stats()
-	return err == nil && stats.Memory != nil && stats.Memory.OOMKill > 0
+	n, err := s.Group.OOMKills()
+	return err == nil && n > 0
 }

@@ -141,6 +141,9 @@ func (c *copier) source(ctx context.Context, s source) error {
 // target is where in the root a source goes: the folder itself if it is a folder, else the file.
 func (c *copier) target(name string, isDir bool) (string, error) {
 	dest := c.plan.dest
+	if err := reserved(name); err != nil {
+		return "", err
+	}
 	// What ends with a slash is a folder, and is made, whatever goes there; of any other name what is above.
 	above := dest
 	if !strings.HasSuffix(dest, "/") {

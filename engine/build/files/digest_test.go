@@ -178,7 +178,8 @@ func TestIdentify(t *testing.T) {
 		}
 		return string(d)
 	}
-	if digest("a", "s") != digest("a", "s") || digest("a", "s") == digest("b", "s") || digest("a", "s/a") == digest("a", "s/b") {
+	first := digest("a", "s")
+	if digest("a", "s") != first || digest("b", "s") == first || digest("a", "s/a") == digest("a", "s/b") {
 		t.Error("the digest is not that of the identity and the sources")
 	}
 }

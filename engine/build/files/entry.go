@@ -102,7 +102,7 @@ type spot struct {
 	path string // of both, below the root
 }
 
-// entry makes one file, link or folder, and remembers in e.out where what it holds goes. to is where the source itself goes.
+// entry makes one file, link or folder. to is where the source itself goes.
 func (c *copier) entry(e *entry, to string) error {
 	if c.sum != nil {
 		if err := c.sum.entry(e); err != nil {
@@ -111,6 +111,11 @@ func (c *copier) entry(e *entry, to string) error {
 	}
 	if e.rel == "" && e.isDir() {
 		return c.topFolder(e, to)
+	}
+	if e.rel != "" {
+		if err := reserved(e.name); err != nil {
+			return err
+		}
 	}
 	s, err := c.spot(e, to)
 	if err != nil {
@@ -175,6 +180,9 @@ func (c *copier) make(e *entry, s spot) error {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		if c.plan.root.context {
 			return refuse("name it in .dockerignore", "%s is a device: a build context has none", quoted("/"+e.path))
+		}
+		if e.st.Rdev == 0 {
+			return errWhiteout
 		}
 		err := replace(dir, s.name, func() error { return unix.Mknodat(dir, s.name, kind(&e.st)|0o600, int(e.st.Rdev)) })
 		if refused(err) {

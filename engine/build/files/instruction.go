@@ -122,6 +122,11 @@ func (in *Instruction) check() error {
 			return refuse("", "%s: a name with a zero byte", in.word())
 		}
 	}
+	for _, part := range strings.Split(in.dest(), "/") {
+		if err := reserved(part); err != nil {
+			return err
+		}
+	}
 	if len(in.Sources)+len(in.Inline) == 0 {
 		return refuse("", "%s: no source", in.word())
 	}
@@ -274,6 +279,9 @@ func (p *Plan) missing(name, text string) error {
 		if here, err := walkTo(p.root.top, name, nil); err == nil && here.file != nil {
 			here.close()
 			hint = "it is in the build context, but .dockerignore leaves it out"
+		} else if here, err := placeAt(p.root.top, strings.TrimPrefix(path.Clean(name), "/")); err == nil {
+			here.close()
+			hint = "it is a link, and leads to nothing in the build context"
 		} else if slices.Contains(strings.Split(text, "/"), "..") {
 			hint = "a source cannot be outside of the build context: build with a folder above as the context, and -f"
 		}

@@ -354,3 +354,38 @@ func TestQuoted(t *testing.T) {
 		}
 	}
 }
+
+// What RUN --mount=type=bind shows is the folder itself, unless something in it is hidden: then it is all but that.
+func TestBind(t *testing.T) {
+	dir, scratch := t.TempDir(), t.TempDir()
+	makeTree(t, dir, []string{"d s 755", "f s/a 644 A", "f s/b 644 B", "l l s", "l out /etc"}, sourceTime)
+	root := hostileRoot(t, dir, true)
+	names := func(name string) []string {
+		t.Helper()
+		f, err := root.Bind(t.Context(), name, scratch)
+		must(t, err)
+		defer f.Close()
+		list, err := os.ReadDir(through(f))
+		must(t, err)
+		var all []string
+		for _, e := range list {
+			all = append(all, e.Name())
+		}
+		return all
+	}
+	if got := names("l"); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("through a link: %v", got)
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+		t.Errorf("a copy that nobody needs: %v, %v", left, err)
+	}
+	if _, err := root.Bind(t.Context(), "out", scratch); err == nil {
+		t.Error("a link out of the context was followed")
+	}
+	var err error
+	root.ignore, err = newPatterns([]string{"**/b", "l", "out"})
+	must(t, err)
+	if got := names("."); !slices.Equal(got, []string{"s"}) {
+		t.Errorf("with patterns: %v", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +55,7 @@ func (c *copier) unpack(ctx context.Context, r io.Reader) error {
 		return fmt.Errorf("open %s: %w", quoted("/"+where), err)
 	}
 	defer dir.Close()
-	to, err := rootfs.OpenTree(ctx, through(dir))
+	to, err := rootfs.TreeOf(dir, "/"+where)
 	if err != nil {
 		return err
 	}
@@ -75,12 +76,32 @@ func (c *copier) unpack(ctx context.Context, r io.Reader) error {
 	return err
 }
 
+// errWhiteout is what overlay takes for the mark that something is not there.
+var errWhiteout = &Error{Text: "device 0:0 is how a whiteout looks on disk"}
+
+// reserved refuses a name that would be a mark in a layer: who unpacks it would remove what is below, and not see this file.
+func reserved(name string) error {
+	if strings.HasPrefix(name, ".wh.") {
+		return refuse("rename it, or name it in .dockerignore", "%s: in a layer, a name that begins with .wh. says that a file was removed", quoted(name))
+	}
+	return nil
+}
+
 // change gives an entry of an archive the owner of --chown, and no time after SOURCE_DATE_EPOCH.
-func (c *copier) change(h *tar.Header) {
+func (c *copier) change(h *tar.Header) error {
+	for _, part := range strings.Split(h.Name, "/") {
+		if err := reserved(part); err != nil {
+			return err
+		}
+	}
+	if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
+		return errWhiteout
+	}
 	if c.owner != nil {
 		h.Uid, h.Gid = c.owner[0], c.owner[1]
 	}
 	if epoch := c.plan.in.Epoch; epoch != nil && h.ModTime.After(*epoch) {
 		h.ModTime = *epoch
 	}
+	return nil
 }

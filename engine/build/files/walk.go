@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"slices"
@@ -25,7 +26,6 @@ type entry struct {
 	target string  // of a link
 	dir    *folder // the open folder that it is in; of a source itself too, but for the root
 	up     *entry  // its folder's
-	out    any     // for whoever visits
 
 	visited bool // folders: visit was called
 	ignored patternmatcher.MatchInfo
@@ -64,11 +64,13 @@ type walk struct {
 	within  func(*entry) bool // and nothing for which this says no, nor what is in it; nil: everything
 	visit   func(*entry) error
 	entries int
+	bytes   int64
 }
 
 const (
 	maxDepth   = 1024      // each is an open folder
-	maxEntries = 5_000_000 // some hundred bytes each are kept for the digest
+	maxEntries = 2_000_000 // some hundred bytes each are kept for the digest
+	maxBytes   = 64 << 30  // a file with nothing in it can be longer, and everybody would read, and keep, all of it
 )
 
 // from visits the place and everything in it, a folder before what it holds, the names of a folder in their order. What
@@ -94,6 +96,9 @@ func (w *walk) from(ctx context.Context, p *place) error {
 	}
 	e.ignored = info
 	if !e.isDir() {
+		if err := w.weigh(e); err != nil {
+			return err
+		}
 		return w.visit(e)
 	}
 	if !ignored { // else if something in it is seen
@@ -142,17 +147,13 @@ func (w *walk) list(ctx context.Context, up *entry, dir *folder, depth int) erro
 	if rootfs.MadeUp(dir.File) {
 		return nil // the kernel's own file systems have no files that anybody could keep
 	}
-	names, err := dir.Readdirnames(-1)
-	if err != nil && len(names) == 0 {
+	names, err := w.names(dir)
+	if err != nil {
 		return fmt.Errorf("read folder %s: %w", quoted("/"+up.path), err)
 	}
-	slices.Sort(names)
 	for _, name := range names {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		}
-		if w.entries++; w.entries > maxEntries {
-			return fmt.Errorf("more than %d files: %w", maxEntries, unix.EFBIG)
 		}
 		e := &entry{name: name, rel: path.Join(up.rel, name), path: path.Join(up.path, name), dir: dir, up: up}
 		if err := w.one(ctx, e, depth+1); err != nil {
@@ -160,6 +161,33 @@ func (w *walk) list(ctx context.Context, up *entry, dir *folder, depth int) erro
 		}
 	}
 	return nil
+}
+
+// names lists a folder. Somebody may be putting files into it all the time.
+func (w *walk) names(dir *folder) ([]string, error) {
+	const atOnce = 1024
+	var all []string
+	for {
+		some, err := dir.Readdirnames(atOnce)
+		all = append(all, some...)
+		if w.entries += len(some); w.entries > maxEntries {
+			return nil, tooMuch("%d files", maxEntries)
+		}
+		if errors.Is(err, io.EOF) || vanished(err) { // a folder that was removed has no end, and no more names
+			slices.Sort(all)
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func tooMuch(format string, n any) error {
+	return &Error{
+		Text: fmt.Sprintf("more than "+format, n), Err: unix.EFBIG,
+		Hint: "name in .dockerignore what the image does not need",
+	}
 }
 
 // one visits what has a name in a folder, unless the patterns hide it; then perhaps what it holds.
@@ -193,6 +221,9 @@ func (w *walk) announce(e *entry) error {
 		}
 	}
 	e.visited = true
+	if err := w.weigh(e); err != nil {
+		return err
+	}
 	if kind(&e.st) == unix.S_IFLNK {
 		var err error
 		if e.target, err = readlinkAt(e.dir.File, e.name); err != nil {
@@ -200,6 +231,15 @@ func (w *walk) announce(e *entry) error {
 		}
 	}
 	return w.visit(e)
+}
+
+func (w *walk) weigh(e *entry) error {
+	if kind(&e.st) == unix.S_IFREG {
+		if w.bytes += e.st.Size; w.bytes > maxBytes || w.bytes < 0 {
+			return tooMuch("%d bytes", int64(maxBytes))
+		}
+	}
+	return nil
 }
 
 func readlinkAt(dir *os.File, name string) (string, error) {
