@@ -41,12 +41,12 @@ type connection struct {
 }
 
 // bridged tells whether the container has a namespace of its own that leads somewhere.
-func (c *Container) bridged() bool { return len(c.Networks) > 0 && os.Geteuid() == 0 }
+func (c *Container) bridged() bool { return len(c.Networks) > 0 && rulesNetworks() }
 
 // checkNetworks decides on the networks of a new container, and refuses what cannot be before anything is made.
 func (c *Container) checkNetworks(list []EndpointOptions) error {
 	mode := c.HostConfig.NetworkMode
-	root := os.Geteuid() == 0
+	root := rulesNetworks()
 	if mode == "default" || mode == "" {
 		if mode = network.Bridge; !root {
 			mode = network.None

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nslab/nslab/engine/network"
+	mount "github.com/nslab/nslab/labs/02-mount"
 	stage "github.com/nslab/nslab/labs/09-network"
 )
 
@@ -30,8 +31,12 @@ func (e *Engine) CreateNetwork(ctx context.Context, spec network.Spec, said func
 	return n, err
 }
 
+// rulesNetworks tells whether we may change the network that we are in. Root of a user namespace that somebody else has made
+// looks like root, and is not: the network belongs to the first user namespace (network_namespaces(7)).
+func rulesNetworks() bool { return os.Geteuid() == 0 && !mount.InUserNamespace() }
+
 func onlyRoot(what string) error {
-	if os.Geteuid() == 0 {
+	if rulesNetworks() {
 		return nil
 	}
 	return &InputError{What: "request", Err: fmt.Errorf("only root can %s: it is part of the host's", what),
@@ -45,7 +50,7 @@ func (e *Engine) RemoveNetwork(ctx context.Context, ref string) (*network.Networ
 
 // PruneNetworks removes those that somebody has made, to which no container is connected, and that match. It returns their names.
 func (e *Engine) PruneNetworks(ctx context.Context, match func(*network.Network) bool) (names []string, err error) {
-	if os.Geteuid() != 0 {
+	if !rulesNetworks() {
 		return nil, nil
 	}
 	list, err := e.networks.List()
@@ -70,7 +75,7 @@ func (e *Engine) PruneNetworks(ctx context.Context, match func(*network.Network)
 // ReapNetworks takes back what dead containers have of networks; with all, everything that no container needs, too: the default
 // bridge, the table of rules, and whatever had to be changed on the host. It returns what that was.
 func (e *Engine) ReapNetworks(ctx context.Context, all bool) ([]string, error) {
-	if os.Geteuid() != 0 || !e.networks.Used() {
+	if !e.networks.Used() || !rulesNetworks() {
 		return nil, nil
 	}
 	removed, err := e.networks.Reap(ctx)

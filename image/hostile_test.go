@@ -72,20 +72,31 @@ func TestHostile(t *testing.T) {
 		"whiteout of nothing": {entry(tar.Header{Name: ".wh."}), `whiteout of ""`},
 		"hard link":           {entry(tar.Header{Name: "a", Typeflag: tar.TypeLink, Linkname: "../../../etc/shadow"}), "leads out of the layer"},
 		"mark as device":      {entry(tar.Header{Name: "a", Typeflag: tar.TypeChar}), "device 0:0 is how a whiteout looks on disk"},
-		"gzip bomb":           {tight.Bytes(), "grows more than 200 times"},
-		"zstd window":         {wide.Bytes(), "window size exceeded"},
-		"cut":                 {good[:700], "unexpected EOF"},
-		"no end":              {good[:2048], "it was cut off"},
-		"cut gzip":            {gzipped(t, good)[:60], "unexpected EOF"},
-		"cut zstd":            {zstded(t, good)[:60], "unexpected EOF"},
-		"broken gzip":         {slices.Concat(gzipped(t, good)[:len(gzipped(t, good))-8], make([]byte, 8)), "checksum"},
-		"behind gzip":         {slices.Concat(gzipped(t, good), []byte("rubbish that is no gzip")), "gzip: invalid header"},
-		"text":                {[]byte(strings.Repeat("this is no tar\n", 100)), "this is no tar archive"},
-		"short text":          {[]byte("nonsense"), "unexpected EOF"},
-		"empty":               {nil, "the archive is empty"},
-		"xz":                  {[]byte("\xfd7zXZ\x00 and so on"), "packed with xz"},
-		"bzip2":               {[]byte("BZh91AY"), "packed with bzip2"},
-		"zip":                 {[]byte("PK\x03\x04…"), "packed with zip"},
+		"devices": {tarWith(t, slices.Collect(func(yield func(tar.Header) bool) {
+			for n := range 5000 {
+				if !yield(tar.Header{Name: fmt.Sprint("d/", n), Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}) {
+					return
+				}
+			}
+		}), nil), "more than 4096 devices"},
+		"depth":          {entry(tar.Header{Name: strings.Repeat("d/", 1500) + "f"}), "more than 1024 folders deep"},
+		"owner":          {tarWith(t, []tar.Header{{Name: "a", Typeflag: tar.TypeReg, Uid: 1<<32 - 1}}, nil), "owner 4294967295:0"},
+		"device number":  {entry(tar.Header{Name: "a", Typeflag: tar.TypeChar, Devmajor: 1 << 20, Devminor: 1}), "device 1048576:1"},
+		"through a link": {tarWith(t, []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/etc"}, {Name: "l/passwd", Typeflag: tar.TypeReg}}, nil), "no such file or directory"},
+		"gzip bomb":      {tight.Bytes(), "grows more than 200 times"},
+		"zstd window":    {wide.Bytes(), "window size exceeded"},
+		"cut":            {good[:700], "unexpected EOF"},
+		"no end":         {good[:2048], "it was cut off"},
+		"cut gzip":       {gzipped(t, good)[:60], "unexpected EOF"},
+		"cut zstd":       {zstded(t, good)[:60], "unexpected EOF"},
+		"broken gzip":    {slices.Concat(gzipped(t, good)[:len(gzipped(t, good))-8], make([]byte, 8)), "checksum"},
+		"behind gzip":    {slices.Concat(gzipped(t, good), []byte("rubbish that is no gzip")), "gzip: invalid header"},
+		"text":           {[]byte(strings.Repeat("this is no tar\n", 100)), "this is no tar archive"},
+		"short text":     {[]byte("nonsense"), "unexpected EOF"},
+		"empty":          {nil, "the archive is empty"},
+		"xz":             {[]byte("\xfd7zXZ\x00 and so on"), "packed with xz"},
+		"bzip2":          {[]byte("BZh91AY"), "packed with bzip2"},
+		"zip":            {[]byte("PK\x03\x04…"), "packed with zip"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)

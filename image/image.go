@@ -11,6 +11,7 @@
 //	<root>/images/oci-layout
 //	<root>/images/index.json             a descriptor for each name; an image without a name has one without
 //	<root>/images/blobs/sha256/<hex>     manifests, configs, and layers as they came, compressed or not
+//	<root>/images/.partial/<hex>         what has come of a layer that was interrupted, for the next try
 //	<root>/layers/<chain-id>/diff        a layer unpacked, in the form that overlay mounts
 //	<root>/layers/<chain-id>/aufs        the same in aufs's form, made when it is first asked for
 //	<root>/layers/<chain-id>/layer.json  its size, and whether it takes anything away
@@ -20,12 +21,13 @@
 // finds them. Our own annotations, io.nslab.*, spare looking into blobs and may be missing.
 //
 // The interface: [Open] a store; [Store.Resolve] a name; [Store.Layers] gives the folders to mount. [Store.Import],
-// [Store.Bootstrap] and [Store.Commit] make images, [Store.Load], [Store.Save] and [Store.Receive] exchange them with others, [Store.Tag], [Store.Remove] and [Store.Prune] do what they say. [Store.Use]
-// notes that a container needs an image.
+// [Store.Bootstrap] and [Store.Commit] make images, [Store.Load], [Store.Save] and [Store.Receive] exchange them with others,
+// [Store.Tag], [Store.Remove] and [Store.Prune] do what they say. [Store.Use] notes that a container needs an image.
 //
 // What is being made lies in a folder of its own until it is whole, and its blobs on the disk, and is then renamed; see settle.go
-// for what becomes of a layer's files in a crash of the machine. That folder is locked by whoever works in it, and the kernel drops the lock when he is gone: so each change first removes what a killed
-// one has left. index.json is written last, under the store's lock, so no name ever leads to something that is not there.
+// for what becomes of a layer's files in a crash of the machine. That folder is locked by whoever works in it, and the kernel
+// drops the lock when he is gone: so each change first removes what a killed one has left. index.json is written last, under the
+// store's lock, so no name ever leads to something that is not there.
 //
 // The limits: only SHA-256. A layer is unpacked without a look at the layers below, as Docker does it. Whoever can write to
 // the store can do anything; whoever made a layer can do nothing outside of it, see UnpackLayer of lab 04.

@@ -147,7 +147,10 @@ func (c *change) fetchFrom(ctx context.Context, p *partial, o *Incoming, n int, 
 	cancel()
 	tee.stop()
 	r.close()
-	flushErr := w.finish()
+	var flushErr error
+	if !stopped { // whoever wants to stop does not wait for the disk, for the sake of a megabyte
+		flushErr = w.finish()
+	}
 	var errno unix.Errno
 	switch {
 	case r.err != nil && !errors.Is(r.err, io.EOF) && (stopped || !errors.Is(r.err, context.Canceled)):

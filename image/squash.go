@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,11 +19,11 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
-// Squash makes one layer of several, the lowest first, that lie on top of below.
+// Squash makes one layer of several that lie on top of a base, the lowest first.
 //
 // The topmost is read first: what it has, or takes away, is left out of those under it. So no file is unpacked that another
-// one hides.
-func (d *Draft) Squash(ctx context.Context, layers []*Layer, below *Layer, created time.Time, latest *time.Time) (l *Layer, err error) {
+// one hides. What is taken away that the base does not have leaves no mark: overlay would list it in a folder that is new.
+func (d *Draft) Squash(ctx context.Context, layers, base []*Layer, created time.Time, latest *time.Time) (l *Layer, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("squash layers: %w", err)
@@ -40,11 +43,12 @@ func (d *Draft) Squash(ctx context.Context, layers []*Layer, below *Layer, creat
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
 	var marker rootfs.Marker
-	if below != nil {
-		marker = form.Marker()
+	var below *Layer
+	if len(base) > 0 {
+		below, marker = base[len(base)-1], form.Marker()
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(writeSquashed(ctx, w, layers)) }()
+	go func() { w.CloseWithError(writeSquashed(ctx, w, layers, base)) }()
 	_, err = rootfs.UnpackLayer(ctx, tree, r, marker, rootfs.TheLimits())
 	r.CloseWithError(context.Canceled)
 	if err != nil {
@@ -55,7 +59,7 @@ func (d *Draft) Squash(ctx context.Context, layers []*Layer, below *Layer, creat
 }
 
 // writeSquashed writes one tar of several layers.
-func writeSquashed(ctx context.Context, w io.Writer, layers []*Layer) error {
+func writeSquashed(ctx context.Context, w io.Writer, layers, base []*Layer) error {
 	out := tar.NewWriter(w)
 	above := hiding{}
 	for n := len(layers) - 1; n >= 0; n-- {
@@ -67,7 +71,7 @@ func writeSquashed(ctx context.Context, w io.Writer, layers []*Layer) error {
 		if err != nil {
 			return err
 		}
-		if err := copyVisible(ctx, out, l.dir, form, above); err != nil {
+		if err := copyVisible(ctx, out, l.dir, form, above, base); err != nil {
 			return err
 		}
 		if err := above.add(l.dir, form); err != nil {
@@ -78,7 +82,7 @@ func writeSquashed(ctx context.Context, w io.Writer, layers []*Layer) error {
 }
 
 // copyVisible copies what of a layer nothing above hides.
-func copyVisible(ctx context.Context, out *tar.Writer, dir string, form unionfs.Form, above hiding) error {
+func copyVisible(ctx context.Context, out *tar.Writer, dir string, form unionfs.Form, above hiding, base []*Layer) error {
 	r, w := io.Pipe()
 	defer r.Close()
 	go func() { w.CloseWithError(unionfs.WriteTarExcept(ctx, w, dir, form, above.hides)) }()
@@ -96,6 +100,9 @@ func copyVisible(ctx context.Context, out *tar.Writer, dir string, form unionfs.
 		if _, known := above[path.Clean(h.Name)]; known && h.Typeflag == tar.TypeDir {
 			continue
 		}
+		if dir, name := path.Split(h.Name); strings.HasPrefix(name, ".wh.") && name != ".wh..wh..opq" && !anyHas(base, dir+name[len(".wh."):]) {
+			continue
+		}
 		if err := out.WriteHeader(h); err != nil {
 			return err
 		}
@@ -103,6 +110,14 @@ func copyVisible(ctx context.Context, out *tar.Writer, dir string, form unionfs.
 			return err
 		}
 	}
+}
+
+// anyHas says whether one of the layers has something at a path.
+func anyHas(layers []*Layer, name string) bool {
+	return slices.ContainsFunc(layers, func(l *Layer) bool {
+		_, err := os.Lstat(filepath.Join(l.dir, name))
+		return err == nil
+	})
 }
 
 // hiding is what layers have at a path: something that hides what is below there, or a folder, which lets it show through.

@@ -43,9 +43,9 @@ type odd struct {
 	Any      any
 	Keys     map[int]string
 	Bytes    []byte
-	hidden   int
-	Left     chan int `json:"-"`
-	Dash     string   `json:"-,"`
+	//lint:ignore U1000 encoding/json sees it, too, and leaves it out
+	hidden int
+	Left   chan int `json:"-"`
 }
 
 // twice has a field that hides one of an embedded struct, as an image's config has.
@@ -127,7 +127,7 @@ func TestByHand(t *testing.T) {
 		same(t, reflect.TypeFor[twice](), []byte(text))
 	}
 	// What is there already stays, unless the text says something else.
-	got, want := odd{Dash: "stays", Keys: map[int]string{1: "a"}}, odd{Dash: "stays", Keys: map[int]string{1: "a"}}
+	got, want := odd{Float: 1, Keys: map[int]string{1: "a"}}, odd{Float: 1, Keys: map[int]string{1: "a"}}
 	text := []byte(`{"Keys":{"2":"b"},"deep":4}`)
 	if err := json.Unmarshal(text, &want); err != nil {
 		t.Fatal(err)

@@ -40,7 +40,6 @@ type buildStep struct {
 	line   []byte   // that has not ended yet
 	recent []string // the last lines of output
 	all    bytes.Buffer
-	last   int
 }
 
 const (
@@ -236,6 +235,7 @@ func (p *buildProgress) erase() {
 
 // fit puts a time at the right end of the line, and shortens the text so that there is one line.
 func (p *buildProgress) fit(text, right string) string {
+	text = strings.ReplaceAll(text, "\t", "    ")
 	room := p.width - 1 - len(right)
 	if right != "" {
 		room--
@@ -269,7 +269,7 @@ func printableLine(text string) string {
 		for _, c := range rest {
 			switch {
 			case c == '\t':
-				b.WriteString("    ")
+				b.WriteRune(c)
 			case unicode.IsControl(c) || c == unicode.ReplacementChar:
 				b.WriteRune(unicode.ReplacementChar)
 			default:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/image"
+	"github.com/nslab/nslab/image/registry"
 )
 
 func newImageCmd(g *globals) *cobra.Command {
@@ -86,7 +87,10 @@ func imageError(err error) error {
 // imageHint is what to do about an error.
 func imageHint(err error) string {
 	var packed *image.PackingError
+	var config *registry.ConfigError
 	switch {
+	case errors.As(err, &config):
+		return registryHint(err)
 	case errors.As(err, &packed) && packed.Name == "zip":
 		return "make a tar of its content"
 	case errors.As(err, &packed):

@@ -116,7 +116,7 @@ func (f *buildFlags) options(source string) (o build.Options, err error) {
 		Context: files.Options{Source: source, File: f.file, Stdin: os.Stdin},
 		Tags:    f.tags, Target: f.target, Args: map[string]string{}, Labels: opts.Pairs(f.labels.Values()),
 		Platform: f.platform.String(), NoCache: f.noCache, NoCacheFilter: f.noCacheFilter, Squash: f.squash,
-		Network: f.network.String(), Always: f.pull,
+		Network: f.network.String(), Always: f.pull, Warn: warn,
 	}
 	for _, a := range f.args.Values() {
 		name, value, has := strings.Cut(a, "=")

@@ -13,9 +13,9 @@ import (
 
 type networkCreateOptions struct {
 	network.Spec
-	ipv4                bool
-	aux, labels, drive  []string
-	ipam, scope, config string
+	ipv4               bool
+	aux, labels, drive []string
+	ipam, scope        string
 }
 
 func newNetworkCreateCmd(g *globals) *cobra.Command {

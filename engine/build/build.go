@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ type Options struct {
 
 	Epoch    *time.Time // SOURCE_DATE_EPOCH: nothing in the image is younger
 	Progress Progress
+	Warn     func(string)
 }
 
 // Secret is a file or a variable that RUN may see, and no layer.
@@ -113,6 +115,9 @@ func Build(ctx context.Context, e *engine.Engine, o Options) (i *image.Image, er
 			err = errors.Join(err, saveErr)
 		}
 		return nil, err
+	}
+	if names := b.unused(); len(names) > 0 && b.Warn != nil {
+		b.Warn(fmt.Sprintf("nobody has asked for the build arguments %s: there is no ARG for them", strings.Join(names, ", ")))
 	}
 	return b.finish(ctx, target)
 }
@@ -205,13 +210,14 @@ func (b *builder) finish(ctx context.Context, target *stage) (*image.Image, erro
 	return i, nil
 }
 
-// Unused are build arguments that no ARG has asked for, as a user would want to hear.
+// unused are build arguments that no ARG has asked for.
 func (b *builder) unused() (names []string) {
 	for name := range b.Args {
 		if !b.used[name] && !predefined(name) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

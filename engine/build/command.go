@@ -28,15 +28,14 @@ const stepHostname = "nslab-build"
 // command carries out RUN.
 func (r *run) command(ctx context.Context) error {
 	argv, script := r.commandLine()
-	v := r.s.vertex(r.summary())
-	r.b.Progress.Begin(v)
-	env := r.environment()
-	mounts, err := r.mounts(ctx)
+	mounts, err := r.mounts(ctx) // which waits for other stages
 	if err != nil {
-		r.end(ctx, v, err)
 		return err
 	}
 	defer mounts.close()
+	env := r.environment()
+	v := r.s.vertex(r.summary())
+	r.b.Progress.Begin(v)
 	network := r.network()
 	words := slices.Concat(r.st.buildArgs(), argv)
 	shown := "RUN " + strings.Join(words, " ")

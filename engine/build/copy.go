@@ -21,9 +21,15 @@ func (r *run) copy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var from *state // people see the work begin when what it waits for is there
+	if name, ok := r.Flag("from"); ok {
+		if from, err = r.b.source(ctx, r.s, name); err != nil {
+			return err
+		}
+	}
 	v := r.s.vertex(r.Original)
 	r.b.Progress.Begin(v)
-	outcome, err := r.copyFiles(ctx, in, shown)
+	outcome, err := r.copyFiles(ctx, in, shown, from)
 	if err != nil || outcome == Done {
 		r.end(ctx, v, err)
 		return err
@@ -32,14 +38,9 @@ func (r *run) copy(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string) (Outcome, error) {
-	name, ok := r.Flag("from")
-	if !ok {
+func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string, from *state) (Outcome, error) {
+	if from == nil {
 		return r.copyFrom(ctx, in, shown, r.b.context.Root())
-	}
-	from, err := r.b.source(ctx, r.s, name)
-	if err != nil {
-		return Failed, err
 	}
 	// If the very layers are known that it was copied from, they need not be looked at.
 	quick := ""
@@ -50,7 +51,7 @@ func (r *run) copyFiles(ctx context.Context, in files.Instruction, shown string)
 		}
 	}
 	outcome := Failed
-	err = r.b.readable(ctx, from.dirs, func(t *rootfs.Tree) error {
+	err := r.b.readable(ctx, from.dirs, func(t *rootfs.Tree) error {
 		root, err := files.NewRoot(ctx, t)
 		if err != nil {
 			return err

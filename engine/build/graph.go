@@ -55,7 +55,7 @@ func (b *builder) plan() error {
 			s.from = b.stages[k]
 			s.uses = append(s.uses, s.from)
 		}
-		if s.steps = 1; s.base == scratchName {
+		if s.steps = 1; s.base == scratchName || s.from != nil {
 			s.steps = 0
 		}
 		for _, i := range parsed.Instructions {

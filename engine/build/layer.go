@@ -14,7 +14,6 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 
 	"github.com/nslab/nslab/engine"
-	"github.com/nslab/nslab/image"
 )
 
 // cached takes a layer from the cache, if it knows one for what is being done. shown is how the history calls it.
@@ -62,8 +61,8 @@ func (r *run) layer(ctx context.Context, key, shown string, write func(room stri
 }
 
 // layers are the state's, to be written to in a room.
-func (st *state) union(room string) unionfs.Layers {
-	return unionfs.Layers{Lower: st.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
+func (s *state) union(room string) unionfs.Layers {
+	return unionfs.Layers{Lower: s.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
 }
 
 // writable mounts the state with a room on top for f.
@@ -170,7 +169,7 @@ func (b *builder) squash(ctx context.Context, s *stage) error {
 	if len(st.layers) <= st.old+1 {
 		return nil
 	}
-	l, err := b.draft.Squash(ctx, st.layers[st.old:], topOf(st.layers[:st.old]), b.now, b.Epoch)
+	l, err := b.draft.Squash(ctx, st.layers[st.old:], st.layers[:st.old], b.now, b.Epoch)
 	if err != nil {
 		return err
 	}
@@ -181,11 +180,4 @@ func (b *builder) squash(ctx context.Context, s *stage) error {
 	st.note("", l)
 	st.config.History[len(st.config.History)-1].Comment = "merge of the layers above the base image"
 	return nil
-}
-
-func topOf(layers []*image.Layer) *image.Layer {
-	if len(layers) == 0 {
-		return nil
-	}
-	return layers[len(layers)-1]
 }

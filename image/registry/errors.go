@@ -111,14 +111,15 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 		errno     syscall.Errno
 		request   *url.Error
 	)
+	// With and without TLS are two errors, of which that of the certificate says more.
 	isPlain := errors.As(err, &record) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
 	switch {
-	case errors.As(err, &said):
-		e.State, e.Text = answer(host, said)
-	case errors.Is(err, ErrRedirects), strings.Contains(err.Error(), "stopped after 10 redirects"):
-		e.State, e.Text = ErrRedirects, fmt.Sprintf("%s sends us on more than %d times", host, maxRedirects)
 	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
 		e.State, e.Text = ErrCertificate, fmt.Sprintf("the certificate of %s is not trusted: %s", host, certificate(err))
+	case errors.As(err, &said):
+		e.Text, e.State = answer(host, said)
+	case errors.Is(err, ErrRedirects), strings.Contains(err.Error(), "stopped after 10 redirects"):
+		e.State, e.Text = ErrRedirects, fmt.Sprintf("%s sends us on more than %d times", host, maxRedirects)
 	case isPlain:
 		e.State, e.Text = ErrPlain, (&PlainError{host}).Error()
 	case errors.As(err, &plain):
@@ -158,7 +159,7 @@ func certificate(err error) string {
 }
 
 // answer reads what a registry says with an HTTP status.
-func answer(host string, said *transport.Error) (state error, text string) {
+func answer(host string, said *transport.Error) (text string, state error) {
 	why := http.StatusText(said.StatusCode)
 	if why == "" {
 		why = fmt.Sprintf("status %d", said.StatusCode)
@@ -173,11 +174,11 @@ func answer(host string, said *transport.Error) (state error, text string) {
 	why = short(why)
 	switch said.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return ErrUnauthorized, fmt.Sprintf("%s says: %s", host, why)
+		return fmt.Sprintf("%s says: %s", host, why), ErrUnauthorized
 	case http.StatusNotFound:
-		return ErrNotFound, fmt.Sprintf("not found: %s says: %s", host, why)
+		return fmt.Sprintf("not found: %s says: %s", host, why), ErrNotFound
 	}
-	return nil, fmt.Sprintf("%s says: %s (status %d)", host, why, said.StatusCode)
+	return fmt.Sprintf("%s says: %s (status %d)", host, why, said.StatusCode), nil
 }
 
 // short is as much of a foreign text as fits into a line.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/docker/cli/cli/config/configfile"
-	credstore "github.com/docker/cli/cli/config/credentials"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
@@ -34,7 +33,7 @@ func keeperFor(ctx context.Context, f *configfile.ConfigFile, server string) kee
 		helper = f.CredentialsStore
 	}
 	if helper == "" {
-		return credstore.NewFileStore(f)
+		return f.GetCredentialsStore(server)
 	}
 	return &helperKeeper{ctx, "docker-credential-" + helper, f}
 }

@@ -121,8 +121,18 @@ type place struct {
 // So: the root of the tree, where we may write there. Else our own group, if nobody but nslab is in it: it moves to a leaf
 // then. Else the nearest group above that has no processes, such as systemd's app.slice of a user.
 func (h *Hierarchy) place(want []string, absolute bool, f facts) (place, error) {
-	if absolute || f.isRoot(h.Mount) && f.usable(h.Mount, want) {
+	if f.isRoot(h.Mount) && (absolute || f.usable(h.Mount, want)) {
 		return f.at(h.Mount, want), nil
+	}
+	if absolute { // in a container, what it sees as the root is a group like any other, with a shell in it more often than not
+		switch p := f.at(h.Mount, want); {
+		case len(p.off) == 0 || f.free(h.Mount):
+			return p, nil
+		case f.usable(h.Mount, want) && f.oursAlone(h.Mount):
+			p.evacuate = true
+			return p, nil
+		}
+		return place{}, &DelegationError{Own: h.Mount, Controllers: want}
 	}
 	if h.Own == "" {
 		return place{}, &Error{Op: "make a group below", File: h.Mount, Err: errHidden}

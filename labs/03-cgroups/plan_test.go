@@ -293,6 +293,18 @@ func TestPlan(t *testing.T) {
 			tree: tree{files: container, rw: []string{"/sys/fs/cgroup"}, ours: []string{"7"}}, mode: "v2", err: "not delegated to us",
 		},
 		{
+			name: "Docker on v2, beside a shell, absolute", machine: dockerV2, path: "/nslab-x", controllers: []string{"cpu"},
+			tree: tree{files: container, rw: []string{"/sys/fs/cgroup"}, ours: []string{"7"}}, mode: "v2", err: "not delegated to us",
+		},
+		{
+			name: "Docker on v2, beside a shell, what was handed down before, absolute", machine: dockerV2, path: "/nslab-x", controllers: []string{Core},
+			tree: tree{files: container, rw: []string{"/sys/fs/cgroup"}}, mode: "v2", want: []Thing{{KindGroup, "/sys/fs/cgroup/nslab-x"}},
+		},
+		{
+			name: "v2 as root, absolute", machine: ubuntu2404, tree: root, path: "/nslab-x", controllers: []string{"cpu"}, mode: "v2",
+			want: []Thing{{KindGroup, "/sys/fs/cgroup/nslab-x"}},
+		},
+		{
 			name: "Docker on v2, alone", machine: dockerV2, path: "nslab-x", controllers: []string{"cpu"},
 			tree: tree{files: container, rw: []string{"/sys/fs/cgroup"}, ours: []string{"1", "7"}}, mode: "v2",
 			want: []Thing{

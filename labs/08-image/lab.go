@@ -119,7 +119,10 @@ func (p place) nslab(ctx context.Context, args ...string) (string, error) {
 		"DOCKER_CONFIG="+filepath.Join(p.dir, "disk")) // nobody's passwords are needed here
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.work, &out, &errOut
 	err := trace.Call(ctx, 1,
-		func() string { return fmt.Sprintf("fork, execve(%q)", "nslab "+strings.Join(args, " ")) }, cmd.Run)
+		func() string { return fmt.Sprintf("fork, execve(%q)", "nslab "+strings.Join(args, " ")) }, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
 		return out.String(), fmt.Errorf("nslab %s: %w: %s", strings.Join(args[:2], " "), err, strings.TrimSpace(errOut.String()))
 	}

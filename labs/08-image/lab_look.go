@@ -219,24 +219,6 @@ func list(dir string) string {
 	return strings.Join(names, " ")
 }
 
-// text is what a file holds, or why it cannot be read.
-func text(path string) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return evidence.Answer(err)
-	}
-	return strings.TrimSpace(string(data))
-}
-
-// inode is device and number of what a path leads to, or why it leads nowhere.
-func inode(path string) string {
-	var st syscall.Stat_t
-	if err := syscall.Stat(path, &st); err != nil {
-		return evidence.Answer(err)
-	}
-	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
-}
-
 func isFolder(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && info.IsDir()

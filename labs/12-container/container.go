@@ -404,8 +404,19 @@ func check(cfg *Config) error {
 		return fmt.Errorf("12-container: the spec names no program")
 	case !filepath.IsAbs(s.Process.Cwd):
 		return fmt.Errorf("12-container: working folder %q is not absolute", s.Process.Cwd)
+	case cfg.Init && s.Linux.Resources != nil && tooFewForInit(s.Linux.Resources.Pids):
+		return fmt.Errorf("12-container: a limit of %d processes is too low for an init, whose threads count, too: at least %d",
+			*s.Linux.Resources.Pids.Limit, initThreads)
 	case !filepath.IsAbs(s.Root.Path):
 		return fmt.Errorf("12-container: root %q is not absolute", s.Root.Path)
 	}
 	return nil
+}
+
+// initThreads is what nslab as PID 1 and a program need at least: Go's runtime starts threads when it likes, and ends the
+// process where it cannot.
+const initThreads = 12
+
+func tooFewForInit(p *specs.LinuxPids) bool {
+	return p != nil && p.Limit != nil && *p.Limit > 0 && *p.Limit < initThreads
 }
