@@ -15,7 +15,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 OTHER := $(if $(filter arm64,$(shell $(GO) env GOARCH 2>/dev/null)),amd64,arm64)
 
 # What the test suite runs besides Go: the system tools that claims are checked with, from outside nslab.
-TEST_TOOLS := strace unshare nsenter setpriv ruby
+TEST_TOOLS := strace unshare nsenter setpriv ruby busybox curl ip nft
 
 .DEFAULT_GOAL := help
 .PHONY: help build lab test test-vm test-vm-some test-vm-full check fmt vet lint cross install uninstall tools go clean
@@ -76,7 +76,7 @@ cross: # for the other processor: the program, and that all else, tests too, com
 tools: # install what the suite needs and this machine lacks, or name it
 	@missing=""; for t in $(TEST_TOOLS); do command -v $$t >/dev/null || missing="$$missing $$t"; done; \
 	test -z "$$missing" && exit 0; \
-	packages="$$(echo $$missing | sed 's/unshare\|nsenter\|setpriv/util-linux/g; s/qemu-system-x86_64/qemu-system-x86/; s/mkfs.ext4/e2fsprogs/; s/\<xz\>/xz-utils/')"; \
+	packages="$$(echo $$missing | sed 's/unshare\|nsenter\|setpriv/util-linux/g; s/qemu-system-x86_64/qemu-system-x86/; s/mkfs.ext4/e2fsprogs/; s/\<xz\>/xz-utils/; s/\<ip\>/iproute2/; s/\<nft\>/nftables/')"; \
 	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$packages; \
 	elif test "$$(id -u)" = 0 && command -v dnf >/dev/null; then dnf install -qy $$packages; \

@@ -71,7 +71,7 @@ start_podman() {
 	command -v podman >/dev/null || { echo "not installed"; return 1; }
 	# Podman raises two limits for its containers, and does not start where it may not.
 	echo "[containers]
-default_ulimits = [ \"$(awk '/Max open files/ {f = $5} /Max processes/ {p = $4} END {printf "nofile=%s:%s\", \"nproc=%s:%s", f, f, p, p}' /proc/self/limits)\" ]
+default_ulimits = [ \"$(awk '/Max open files/ {f = $5} /Max processes/ {p = ($4 > 32768 ? 32768 : $4)} END {printf "nofile=%s:%s\", \"nproc=%s:%s", f, f, p, p}' /proc/self/limits)\" ]
 [engine]
 events_logger = \"none\"" | sed 's/unlimited/1048576/g' > "$work/containers.conf"
 	podman_ import "$work/root.tar" bench >/dev/null 2>&1
