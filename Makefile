@@ -37,9 +37,9 @@ lab: build ## build nslab, check this machine, run every lab straight through
 test: go tools ## run everything, as root; what is missing is a failure; JUNIT=FILE keeps the results
 	@test "$$(id -u)" = 0 || { echo "make: the suite needs root: sudo make test (or 'make check', which skips what needs it)" >&2; exit 1; }
 ifdef JUNIT
-	NSLAB_STRICT=1 $(GO) test -count=1 -v ./... 2>&1 | $(GO) tool go-junit-report -iocopy -set-exit-code -out $(JUNIT)
+	NSLAB_STRICT=1 $(GO) test -count=1 -timeout 45m -v ./... 2>&1 | $(GO) tool go-junit-report -iocopy -set-exit-code -out $(JUNIT)
 else
-	NSLAB_STRICT=1 $(GO) test -count=1 ./...
+	NSLAB_STRICT=1 $(GO) test -count=1 -timeout 45m ./...
 endif
 
 # Another kernel, and each kind of control groups: v2, v1, both. VM_FLAGS may have --mode and more: bin/vm --help
@@ -58,7 +58,7 @@ test-vm-full: build bin/vm tools ## run all of the suite in virtual machines, on
 	nice bin/vm --kernel "$(VM_KERNELS)" $(VM_FLAGS)
 
 check: go fmt vet lint cross ## what a commit needs: format, vet, lint, the other processor, tests (as far as this user may)
-	$(GO) test ./...
+	$(GO) test -timeout 45m ./...
 
 fmt:
 	@out="$$(gofmt -l .)"; test -z "$$out" || { echo "gofmt is needed on:" >&2; echo "$$out" >&2; exit 1; }

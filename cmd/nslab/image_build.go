@@ -51,7 +51,7 @@ the same input gives the same image.
 What happens is shown on standard error. With -q there is only the image's id,
 on standard output.`,
 		Example: `  nslab image build -t web .
-  nslab image build -t web:test -f test/Dockerfile --target test --build-arg V=2 .
+  nslab image build -t web:test -f test/Dockerfile --target test .
   nslab image build --secret id=token,src=$HOME/.token --no-cache .
   git archive HEAD | nslab image build -t web -`,
 		DisableFlagsInUseLine: true,

@@ -161,8 +161,8 @@ func TestRequestRefused(t *testing.T) {
 		"--cpus 99999 image":                   "--cpus: range of CPUs is from 0.01 to ",
 		"--blkio-weight 70000 image":           `invalid argument "70000" for "--blkio-weight" flag: `,
 		"--name ../../x image":                 `invalid argument "../../x" for "--name" flag: invalid container name (../../x)`,
-		"-p 80:80 image":                       `invalid argument "80:80" for "-p, --publish" flag: nslab has no networks`,
-		"-P image":                             `invalid argument "true" for "-P, --publish-all" flag: nslab has no networks`,
+		"-p 80:x image":                        `invalid argument "80:x" for "-p, --publish" flag: `,
+		"-p 70000:80 image":                    `invalid argument "70000:80" for "-p, --publish" flag: `,
 		"--restart always image":               `invalid argument "always" for "--restart" flag: restart policy 'always' needs a daemon`,
 		"-v rel/path:/x image":                 "--volume: 07-volumes: invalid volume",
 		"-v : image":                           "--volume: 07-volumes: ",
@@ -219,7 +219,7 @@ func TestRunFlagsHelp(t *testing.T) {
 			}
 		})
 		help := flags.FlagUsages()
-		if strings.Contains(help, "--publish") || strings.Contains(help, "map[]") || !strings.Contains(help, "-h, --hostname string") {
+		if !strings.Contains(help, "-p, --publish list") || strings.Contains(help, "map[]") || !strings.Contains(help, "-h, --hostname string") {
 			t.Errorf("the help:\n%s", help)
 		}
 		if got := flags.Lookup("detach") != nil; got != run {
