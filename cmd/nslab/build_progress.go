@@ -20,10 +20,11 @@ import (
 // buildProgress shows what a build does, on standard error: as lines, each with the number of the step that it belongs to, or
 // on a terminal as a few lines at the bottom that change, while what is finished scrolls up.
 type buildProgress struct {
-	out   io.Writer
-	quiet bool
-	live  bool
-	width int
+	out    io.Writer
+	quiet  bool
+	live   bool
+	width  int
+	height int
 
 	mu     sync.Mutex
 	began  time.Time
@@ -58,8 +59,8 @@ func newBuildProgress(kind string, quiet bool) (*buildProgress, error) {
 		return nil, &statusError{exitFailed, fmt.Errorf("--progress=tty: standard error is no terminal"), "leave it out, or use plain"}
 	}
 	if p.live {
-		p.width, _, _ = term.GetSize(fd)
-		p.width = max(p.width, 20)
+		p.width, p.height, _ = term.GetSize(fd)
+		p.width, p.height = max(p.width, 20), max(p.height, 4)
 		p.stop, p.done = make(chan struct{}), make(chan struct{})
 		go p.refresh()
 	}
@@ -207,22 +208,24 @@ func (p *buildProgress) finished(s *buildStep, o build.Outcome, took float64) {
 	}
 }
 
-// draw shows the steps that go on.
+// draw shows the steps that go on, as far as there is room: what has left the screen cannot be erased.
 func (p *buildProgress) draw() {
 	if !p.live {
 		return
 	}
 	p.erase()
-	var b strings.Builder
+	var lines []string
 	for _, s := range p.active {
-		fmt.Fprintln(&b, p.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", time.Since(s.began).Seconds())))
-		p.drawn++
+		lines = append(lines, p.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", time.Since(s.began).Seconds())))
 		for _, line := range s.recent {
-			fmt.Fprintln(&b, "\x1b[2m"+p.fit(" => => # "+line, "")+"\x1b[m")
-			p.drawn++
+			lines = append(lines, "\x1b[2m"+p.fit(" => => # "+line, "")+"\x1b[m")
 		}
 	}
-	io.WriteString(p.out, b.String())
+	lines = lines[:min(len(lines), p.height-2)]
+	p.drawn = len(lines)
+	if len(lines) > 0 {
+		io.WriteString(p.out, strings.Join(lines, "\n")+"\n")
+	}
 }
 
 // erase takes away what was drawn.
