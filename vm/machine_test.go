@@ -150,7 +150,7 @@ func fakeModule(info string) []byte {
 // The scenarios call nothing that the guest would lack, themselves or in the shells that they start, unless they ask for it by
 // [exec:…]. Words at the start of a shell's command are many things; those that are programs here, and no comment, count.
 func TestProgramsOfScenarios(t *testing.T) {
-	comment := regexp.MustCompile(`(?m)^ *#.*$|^\[exec:.*$`)
+	comment := regexp.MustCompile(`(?m)^ *#.*$|^\[exec:.*$|^\s*[a-z]+\)|^!? *std(?:out|err) .*$`) // and labels of a shell's case, and what is to match
 	call := regexp.MustCompile(`(?m)^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-z][a-z0-9_.-]*)`)
 	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|-c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)(?:[\s;|&)"']|$)`)
 	files, err := fs.Glob(nslab.Scripts, nslab.ScriptsDir+"/*.txtar")
