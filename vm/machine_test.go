@@ -82,8 +82,12 @@ func TestKernelIn(t *testing.T) {
 		t.Error("a kernel without modules is accepted")
 	}
 	write(t, filepath.Join(dir, "usr", "lib", "modules", "6.1.0", "modules.builtin"), "")
-	if k, err := kernelIn(dir); err != nil || k.release != "6.1.0" {
+	if k, err := kernelIn(dir); err != nil || k.release != "6.1.0" || k.noV1 {
 		t.Errorf("kernelIn() = %+v, %v", k, err)
+	}
+	write(t, filepath.Join(dir, "boot", "config-6.1.0"), "CONFIG_MEMCG=y\n# CONFIG_MEMCG_V1 is not set\nCONFIG_X=y\n")
+	if k, err := kernelIn(dir); err != nil || !k.noV1 {
+		t.Errorf("kernelIn() = %+v, %v; want a kernel without v1", k, err)
 	}
 }
 
