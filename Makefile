@@ -44,7 +44,7 @@ endif
 
 # Another kernel, and each kind of control groups: v2, v1, both. VM_FLAGS may have --mode and more: bin/vm --help
 VM_KERNELS ?= all
-test-vm test-vm-some test-vm-full: TEST_TOOLS := strace unshare nsenter setpriv qemu-system-x86_64 mkfs.ext4 xz
+test-vm test-vm-some test-vm-full: TEST_TOOLS += qemu-system-x86_64 mkfs.ext4 xz
 bin/vm: $(SOURCES) | go
 	$(GO) build -trimpath -o $@ ./vm
 

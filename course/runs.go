@@ -127,7 +127,7 @@ func (r *run) remove() error {
 	if len(mounts) > 0 {
 		return fmt.Errorf("remove %s: %s is mounted there", r.dir, strings.Join(mounts, ", "))
 	}
-	if err := os.RemoveAll(r.dir); err != nil {
+	if err := removeTree(r.dir); err != nil {
 		return fmt.Errorf("remove the run's folder: %w", err)
 	}
 	return r.lock.Close()

@@ -22,11 +22,11 @@ import (
 // programs are what the scenarios call besides nslab, and mkfs.ext4 for the guest's own root. A test compares the list with
 // the scenarios.
 var programs = strings.Fields(`
-	awk basename bash cat chmod chown chroot cmp comm cp cut date dd df diff dirname du echo egrep env expr false
-	find findmnt getfattr grep gzip head hostname id ip kill ln ls lsblk lsns mkdir mkfifo mkfs.ext4 mknod mktemp
-	mount mountpoint mv nproc nsenter od pivot_root printf ps pwd readlink realpath rm rmdir script sed seq setpriv sh
-	sha256sum sleep sort stat stdbuf strace stty sync tail tar tee test timeout touch tr true truncate umount uname uniq
-	unshare wc xargs yes`)
+	awk basename bash busybox cat chmod chown chroot cmp comm cp curl cut date dd df diff dirname du echo egrep env expr
+	false find findmnt getfattr grep gzip head hostname id ip kill ln ls lsblk lsns mkdir mkfifo mkfs.ext4 mknod mktemp
+	mount mountpoint mv nft nproc nsenter od pivot_root printf ps pwd readlink realpath rm rmdir script sed seq setpriv
+	sh sha256sum sleep sort stat stdbuf strace stty sync tail tar tee test timeout touch tr true truncate umount uname
+	uniq unshare wc xargs yes`)
 
 // config is what the guest's init is told, in the file configFile.
 type config struct {

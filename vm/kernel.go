@@ -18,6 +18,7 @@ type kernel struct {
 	release string // as uname -r says it
 	image   string // the file
 	modules string // the folder lib/modules/RELEASE
+	noV1    bool   // its control groups v1 have no memory controller
 }
 
 // debianKernel names the kernel that comes with the distribution.
@@ -167,6 +168,9 @@ func kernelIn(dir string) (*kernel, error) {
 	}
 	k := &kernel{image: images[len(images)-1]}
 	k.release = strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-")
+	// Since 6.11 a kernel can be built without, and Debian's are. Without its settings nothing is known: the machine will tell.
+	settings, _ := os.ReadFile(filepath.Join(dir, "boot", "config-"+k.release))
+	k.noV1 = strings.Contains(string(settings), "\n# CONFIG_MEMCG_V1 is not set\n")
 	for _, lib := range []string{"lib", "usr/lib"} {
 		k.modules = filepath.Join(dir, lib, "modules", k.release)
 		if _, err := os.Stat(filepath.Join(k.modules, "modules.builtin")); err == nil {

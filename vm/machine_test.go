@@ -82,8 +82,12 @@ func TestKernelIn(t *testing.T) {
 		t.Error("a kernel without modules is accepted")
 	}
 	write(t, filepath.Join(dir, "usr", "lib", "modules", "6.1.0", "modules.builtin"), "")
-	if k, err := kernelIn(dir); err != nil || k.release != "6.1.0" {
+	if k, err := kernelIn(dir); err != nil || k.release != "6.1.0" || k.noV1 {
 		t.Errorf("kernelIn() = %+v, %v", k, err)
+	}
+	write(t, filepath.Join(dir, "boot", "config-6.1.0"), "CONFIG_MEMCG=y\n# CONFIG_MEMCG_V1 is not set\nCONFIG_X=y\n")
+	if k, err := kernelIn(dir); err != nil || !k.noV1 {
+		t.Errorf("kernelIn() = %+v, %v; want a kernel without v1", k, err)
 	}
 }
 
@@ -150,7 +154,7 @@ func fakeModule(info string) []byte {
 // The scenarios call nothing that the guest would lack, themselves or in the shells that they start, unless they ask for it by
 // [exec:…]. Words at the start of a shell's command are many things; those that are programs here, and no comment, count.
 func TestProgramsOfScenarios(t *testing.T) {
-	comment := regexp.MustCompile(`(?m)^ *#.*$|^\[exec:.*$`)
+	comment := regexp.MustCompile(`(?m)^ *#.*$|^\[exec:.*$|^\s*[a-z]+\)|^!? *std(?:out|err) .*$`) // and labels of a shell's case, and what is to match
 	call := regexp.MustCompile(`(?m)^(?:\[[^\]]*\] *)*[!?]? *(?:exec|eventually) +([a-z][a-z0-9_.-]*)`)
 	inShell := regexp.MustCompile(`(?m)(?:^|\$\(|[|;&{] *|-c ['"]|xargs |then |do |exec |-- )([a-z][a-z0-9_.-]*)(?:[\s;|&)"']|$)`)
 	files, err := fs.Glob(nslab.Scripts, nslab.ScriptsDir+"/*.txtar")

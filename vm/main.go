@@ -158,6 +158,9 @@ func run(args []string) error {
 			return err
 		}
 	}
+	if len(all) == 0 {
+		return errors.New("no machine was run")
+	}
 	if slices.ContainsFunc(all, func(out *Outcome) bool { return !out.Passed() }) {
 		return errFailed
 	}
@@ -171,6 +174,10 @@ func eachMode(ctx context.Context, o *options, k *kernel, expected []string) (al
 		return nil, err
 	}
 	for _, mode := range o.modes {
+		if mode != "v2" && k.noV1 {
+			fmt.Printf("vm %s · Linux %s · not run: this kernel has no memory controller for control groups v1\n", mode, k.release)
+			continue
+		}
 		out, err := boot(ctx, o, k, mode, root)
 		if err != nil {
 			return nil, err

@@ -176,7 +176,10 @@ func (i *initProcess) state() specs.State {
 
 // hold opens a pidfd of the init. The time is compared after that: the number is not given away while the process lives.
 func (s *State) hold() (*os.File, error) {
-	fd, err := unix.PidfdOpen(s.Pid, 0)
+	fd, err := -1, error(unix.ESRCH)
+	if s.Pid != 0 { // 0: whoever made it was killed before there was a process
+		fd, err = unix.PidfdOpen(s.Pid, 0)
+	}
 	if err == nil && !s.Alive() {
 		err = errors.Join(unix.ESRCH, unix.Close(fd))
 	}
