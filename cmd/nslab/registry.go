@@ -35,6 +35,8 @@ func registryHint(err error) string {
 		return "$DOCKER_CONFIG names another folder for it"
 	case errors.As(err, &config):
 		return "repair or remove " + config.Path + "; $DOCKER_CONFIG names another folder"
+	case errors.Is(err, registry.ErrUnreachable) && (strings.HasPrefix(err.Error(), "push ") || strings.HasPrefix(err.Error(), "log in")):
+		return "is " + host + " the registry's address, and does it run?"
 	case errors.Is(err, registry.ErrUnreachable):
 		return "without a network, 'nslab image bootstrap' makes an image of this machine's programs, and 'nslab image import' one of a tar"
 	case errors.Is(err, registry.ErrUnauthorized):

@@ -129,6 +129,7 @@ func Build(ctx context.Context, e *engine.Engine, o Options) (i *image.Image, er
 func (b *builder) open(ctx context.Context) (err error) {
 	o := b.Options.Context
 	o.Scratch = filepath.Join(b.draft.Dir(), "context")
+	o.Avoid = []string{b.engine.Root, b.engine.RunRoot}
 	if err := os.Mkdir(o.Scratch, 0o700); err != nil {
 		return fmt.Errorf("make a folder for the build: %w", err)
 	}

@@ -28,6 +28,7 @@ type Options struct {
 	// Scratch is an empty folder for what has to be unpacked or downloaded. Its maker removes it after Close.
 	Scratch string
 	Client  *http.Client // nil: one that gives up on a server that stands still
+	Avoid   []string     // folders that are no part of a context, wherever they lie
 }
 
 // Context is what a Dockerfile sees of the machine it is built on.
@@ -124,7 +125,11 @@ func (c *Context) fromFolder(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	return c.readIgnore(own, ignore)
+	avoid, err := avoided(o.Source, o.Avoid)
+	if err != nil {
+		return err
+	}
+	return c.readIgnore(own, ignore, avoid)
 }
 
 // readInside reads a Dockerfile of the context. A link in its place is followed as far as the context goes: what another
@@ -196,7 +201,7 @@ func within(folder, name string) (string, bool) {
 
 // readIgnore reads the patterns that belong to the Dockerfile, or else those of the context. They are about what COPY sees;
 // they may name themselves, and the Dockerfile.
-func (c *Context) readIgnore(own *place, name string) error {
+func (c *Context) readIgnore(own *place, name string, more []string) (err error) {
 	top := c.root.top
 	if own != nil {
 		top = own.file
@@ -220,10 +225,11 @@ func (c *Context) readIgnore(own *place, name string) error {
 		if err != nil {
 			return &Error{Text: "read " + quoted(from.name), Err: err}
 		}
-		c.root.ignore, err = readIgnore(from.name, text)
+		c.root.ignore, err = readIgnore(from.name, text, more...)
 		return err
 	}
-	return nil
+	c.root.ignore, err = newPatterns(more)
+	return err
 }
 
 func (c *Context) readStdin(r io.Reader) error {

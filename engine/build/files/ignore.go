@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/moby/patternmatcher"
@@ -94,18 +95,53 @@ const (
 	maxIgnore  = 1 << 20 // nobody has written a longer one by hand, and each pattern is tried on each file
 )
 
-// readIgnore reads patterns, one a line.
-func readIgnore(name string, text []byte) (*patterns, error) {
+// readIgnore reads patterns, one a line, to which some more are added.
+func readIgnore(name string, text []byte, more ...string) (*patterns, error) {
 	list, err := ignorefile.ReadAll(bytes.NewReader(text))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", quoted(name), err)
 	}
-	p, err := newPatterns(list)
+	p, err := newPatterns(append(list, more...))
 	if err != nil {
 		return nil, &Error{Text: fmt.Sprintf("read %s", quoted(name)), Err: err}
 	}
 	return p, nil
 }
+
+// avoided are the patterns of the folders that lie in a context and are none of its own. The store of images is one: a copy of it
+// would be made in the store, and so have itself to copy.
+func avoided(context string, folders []string) (list []string, err error) {
+	top, err := realPath(context)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range folders {
+		f, err := realPath(f)
+		if err != nil {
+			continue // it is not there
+		}
+		rel, err := filepath.Rel(top, f)
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			continue
+		}
+		if rel == "." {
+			return nil, &Error{Text: "the context " + quoted(context) + " is nslab's own folder"}
+		}
+		list = append(list, escape.Replace(rel))
+	}
+	return list, nil
+}
+
+func realPath(name string) (string, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(abs)
+}
+
+// escape makes a pattern of a name.
+var escape = strings.NewReplacer("\\", "\\\\", "*", "\\*", "?", "\\?", "[", "\\[")
 
 // errIrregular is a file that is to be read and cannot be: a folder, a FIFO on which one waits for ever, or a device.
 var errIrregular = errors.New("not a regular file")
