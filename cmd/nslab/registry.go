@@ -35,7 +35,7 @@ func registryHint(err error) string {
 		return "$DOCKER_CONFIG names another folder for it"
 	case errors.As(err, &config):
 		return "repair or remove " + config.Path + "; $DOCKER_CONFIG names another folder"
-	case errors.Is(err, registry.ErrUnreachable) && (strings.HasPrefix(err.Error(), "push ") || strings.HasPrefix(err.Error(), "log in")):
+	case errors.Is(err, registry.ErrUnreachable) && !strings.Contains(err.Error(), "pull "): // a push or a login
 		return "is " + host + " the registry's address, and does it run?"
 	case errors.Is(err, registry.ErrUnreachable):
 		return "without a network, 'nslab image bootstrap' makes an image of this machine's programs, and 'nslab image import' one of a tar"
