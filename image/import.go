@@ -234,6 +234,14 @@ func (s *Store) Tag(i *Image, ref string) error {
 	})
 }
 
+// architectures are those that Linux images are made for, by Go's names and by others that people use.
+func architectures() []string {
+	return []string{
+		"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x",
+		"x86_64", "x86-64", "aarch64", "i386", "armhf", "armel",
+	}
+}
+
 // ParsePlatform reads "os/arch/variant". Without anything it is this machine's.
 func ParsePlatform(text string) (p ocispec.Platform, err error) {
 	p = ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
@@ -248,6 +256,9 @@ func ParsePlatform(text string) (p ocispec.Platform, err error) {
 		return p, fmt.Errorf("platform %q: it is written OS/ARCHITECTURE, as in linux/arm64", text)
 	}
 	if len(parts) == 1 && parts[0] != "linux" {
+		if !slices.Contains(architectures(), parts[0]) {
+			return p, fmt.Errorf("platform %q: neither a system nor an architecture is called that", text)
+		}
 		parts = []string{"linux", parts[0]}
 	}
 	if parts[0] != "linux" {

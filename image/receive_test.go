@@ -25,6 +25,7 @@ type elsewhere struct {
 	manifest []byte
 	read     map[digest.Digest]int64 // how many bytes of each blob were given out
 	cut      map[digest.Digest]int64 // where a blob breaks off, once
+	before   <-chan struct{}         // closed when it may; nil: at once
 	wrong    map[digest.Digest][]byte
 }
 
@@ -68,7 +69,7 @@ func (e *elsewhere) open(_ context.Context, d ocispec.Descriptor, offset int64) 
 	end := io.Reader(strings.NewReader(""))
 	if n, ok := e.cut[d.Digest]; ok {
 		delete(e.cut, d.Digest)
-		data, end = data[:n], failing{}
+		data, end = data[:n], failing{e.before}
 	}
 	data = data[min(offset, int64(len(data))):]
 	return io.NopCloser(io.MultiReader(counting{e, d.Digest, bytes.NewReader(data)}, end)), nil
@@ -89,9 +90,15 @@ func (c counting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-type failing struct{}
+// failing breaks off, once something else has happened.
+type failing struct{ after <-chan struct{} }
 
-func (failing) Read([]byte) (int, error) { return 0, errCut }
+func (f failing) Read([]byte) (int, error) {
+	if f.after != nil {
+		<-f.after
+	}
+	return 0, errCut
+}
 
 func (e *elsewhere) incoming(names ...string) Incoming {
 	return Incoming{Names: names, Manifest: e.manifest, Open: e.open}
@@ -178,7 +185,15 @@ func TestReceiveResumes(t *testing.T) {
 	e := away(t, one, two)
 	const cut = 3<<20 + 1234
 	e.cut[e.layer(t, 1)] = cut
-	_, _, err := s.Receive(context.Background(), e.incoming("x:latest"))
+	whole := make(chan struct{}) // the first layer; what is still on its way to the disk when another breaks off is lost
+	e.before = whole
+	in := e.incoming("x:latest")
+	in.Progress = func(p Progress) {
+		if p.Layer == 0 && p.State == Received {
+			close(whole)
+		}
+	}
+	_, _, err := s.Receive(context.Background(), in)
 	if !errors.Is(err, errCut) {
 		t.Fatalf("the first time: %v", err)
 	}

@@ -18,7 +18,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -120,6 +122,11 @@ func (p place) nslab(ctx context.Context, args ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "NSLAB_ROOT="+filepath.Join(p.dir, "disk/root"), "NSLAB_RUN_ROOT="+filepath.Join(p.dir, "run"),
 		"DOCKER_CONFIG="+filepath.Join(p.dir, "disk")) // nobody's passwords are needed here
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.work, &out, &errOut
+	// It dies with us: else it would go on writing to folders that are being cleaned up. What the kernel calls the parent is the
+	// thread that forked, prctl(2), so that has to stay.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := trace.Call(ctx, 1,
 		func() string { return fmt.Sprintf("fork, execve(%q)", "nslab "+strings.Join(args, " ")) }, cmd.Start)
 	if err == nil {
