@@ -59,8 +59,9 @@ stop_nslab() { nslab container rm -f iperf serve; }
 start_docker() {
 	command -v dockerd >/dev/null || { echo "not installed"; return 1; }
 	echo '{}' > "$work/daemon.json"
-	host docker dockerd --config-file "$work/daemon.json" --data-root "$work/docker" --exec-root "$work/docker-exec" -p "$work/docker.pid" \
-		-H "unix://$work/docker.sock" >"$work/docker.log" 2>&1 & dockerd=$!
+	# exec, so that the process which is ended later is dockerd, and not a shell that waits for it.
+	(exec nsenter --net=/run/netns/nslab-bench-docker dockerd --config-file "$work/daemon.json" --data-root "$work/docker" \
+		--exec-root "$work/docker-exec" -p "$work/docker.pid" -H "unix://$work/docker.sock" >"$work/docker.log" 2>&1) & dockerd=$!
 	n=0; until docker_ version >/dev/null 2>&1; do n=$((n + 1)); test $n -lt 150 || { tail -n 1 "$work/docker.log"; return 1; }; sleep 0.2; done
 	docker_ import "$work/root.tar" bench >/dev/null
 	docker_ run -d --name iperf -p 5201:5201 bench /iperf3 -s >/dev/null
