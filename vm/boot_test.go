@@ -22,7 +22,7 @@ import (
 var subset = strings.Fields(`
 	cgroups_steps pid_steps mount_steps rootfs_steps unionfs_steps volumes_steps security_steps
 	cgroups_userns container_limits container_pause container_run container_stats container_stop container_update
-	container_userns doctor_report system_info volume_store`)
+	container_userns doctor_report image_build_layers network_publish system_info volume_store`)
 
 // builds are the programs, built for these tests.
 type builds struct{ vm, nslab string }

@@ -123,6 +123,9 @@ func (c *content) programs(ctx context.Context) error {
 		c.file("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n", 0o644)
 		c.file("/etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644)
 	}
+	// What a container gets its own copy of. Nobody answers questions for names: the guest has no network but its own.
+	c.file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644)
+	c.file("/etc/resolv.conf", "nameserver 192.0.2.53\n", 0o644)
 	for _, dir := range []string{"proc", "sys", "dev", "run", "root", "newroot", "mnt", "var", "var/tmp"} {
 		c.add(cpio.Directory(dir, 0o755))
 	}

@@ -92,7 +92,7 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.memory, "memory", 2048, "of the machine, in MiB")
 	f.IntVar(&o.cpus, "cpus", 2, "of the machine")
 	f.DurationVar(&o.silence, "silence", 5*time.Minute, "a guest that says nothing for so long hangs")
-	f.DurationVar(&o.total, "total", time.Hour, "a guest may take so long in all")
+	f.DurationVar(&o.total, "total", 2*time.Hour, "a guest may take so long in all")
 	f.StringVar(&o.junit, "junit", "", "write the results to this file, too, as JUnit has them")
 	f.StringVar(&o.breakage, "break", "", "make the guest misbehave: panic, hang, disk or end")
 	f.MarkHidden("break")

@@ -49,11 +49,11 @@ func (m *mounts) cache(ctx context.Context, p dockerfile.Mount, from *state) err
 
 // newCache makes the folder, with what it is to begin with.
 func (m *mounts) newCache(ctx context.Context, p dockerfile.Mount, from *state, data string) error {
-	aside := fmt.Sprintf("%s-%d.new", data, os.Getpid())
 	if err := os.MkdirAll(filepath.Dir(data), 0o700); err != nil {
 		return fmt.Errorf("make a cache: %w", err)
 	}
-	if err := errors.Join(os.RemoveAll(aside), os.Mkdir(aside, 0o755)); err != nil {
+	aside, err := os.MkdirTemp(filepath.Dir(data), "data-*.new") // two stages of one build may want it at once
+	if err != nil {
 		return fmt.Errorf("make a cache: %w", err)
 	}
 	if from != nil {
@@ -61,12 +61,13 @@ func (m *mounts) newCache(ctx context.Context, p dockerfile.Mount, from *state, 
 			return errors.Join(err, os.RemoveAll(aside))
 		}
 	}
-	err := unix.Chmod(aside, or(p.Mode, 0o755))
+	err = unix.Chmod(aside, or(p.Mode, 0o755))
 	if os.Geteuid() == 0 {
 		err = errors.Join(err, os.Chown(aside, or(p.UID, 0), or(p.GID, 0)))
 	}
 	if err == nil {
-		if err = os.Rename(aside, data); err != nil { // another build was faster
+		// An empty folder would be replaced by rename(2), though others have it mounted already.
+		if err = unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, data, unix.RENAME_NOREPLACE); err != nil { // another was faster
 			if _, there := os.Lstat(data); there == nil {
 				err = os.RemoveAll(aside)
 			}
