@@ -149,3 +149,18 @@ func TestJUnit(t *testing.T) {
 		}
 	}
 }
+
+// A panic is the emulator's fault only where it began with a breakpoint; any other is reported, and not tried again.
+func TestEmulatorsFault(t *testing.T) {
+	for text, want := range map[string]bool{
+		"!console [    8.979902] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n!Kernel panic - not syncing: Fatal exception in interrupt": true,
+		"![    3.093098] int3: 0000 [#1] PREEMPT SMP NOPTI\n!Kernel panic - not syncing: Fatal exception":                            true,
+		"![    3.093098] int3: 0000 [#1] PREEMPT SMP NOPTI":                                                                          false,
+		"!Oops: 0002 [#1] PREEMPT SMP NOPTI\n!Kernel panic - not syncing: Fatal exception":                                           false,
+		"!Kernel panic - not syncing: sysrq triggered crash":                                                                         false,
+	} {
+		if got := stream(booted + text).emulatorsFault(); got != want {
+			t.Errorf("emulatorsFault() = %v; want %v for %s", got, want, text)
+		}
+	}
+}
