@@ -20,8 +20,8 @@ import (
 // subset is run in every mode: walkthroughs, and of the engine what touches control groups, devices or kinds of mounts, which
 // differ between the modes and from kernel to kernel. It is to take less than three minutes, emulated.
 var subset = strings.Fields(`
-	cgroups_steps pid_steps mount_steps rootfs_steps unionfs_steps volumes_steps security_steps
-	cgroups_userns container_limits container_pause container_run container_stats container_stop container_update
+	cgroups_steps pid_steps rootfs_steps unionfs_steps volumes_steps security_steps
+	container_limits container_pause container_run container_stats container_stop container_update
 	container_userns doctor_report image_build_layers network_publish system_info volume_store`)
 
 // builds are the programs, built for these tests.
