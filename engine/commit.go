@@ -16,6 +16,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 
 	"github.com/nslab/nslab/image"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // CommitOptions is how an image is made of a container.
@@ -70,7 +71,7 @@ func (e *Engine) Commit(ctx context.Context, ref string, o CommitOptions) (*imag
 func (c *Container) unchanged() (bool, error) {
 	entries, err := os.ReadDir(c.path(upperLayer))
 	if err != nil {
-		return false, fmt.Errorf("look into the container's layer: %w", pathCause(err))
+		return false, fmt.Errorf("look into the container's layer: %w", jsonfile.Cause(err))
 	}
 	for _, e := range entries {
 		if c.form() != unionfs.AufsForm || !strings.HasPrefix(e.Name(), ".wh..wh.") {
@@ -111,7 +112,7 @@ func (c *Container) paused(ctx context.Context, pause bool, f func() error) (err
 			return &StateError{Container: c.Name, Status: c.State.Status, Op: "pause", Hint: "it has no control group: leave it running with --pause=false"}
 		}
 		if err := os.WriteFile(filepath.Join(c.RunDir(), pausedFile), nil, 0o600); err != nil {
-			return fmt.Errorf("pause for a moment: %w", pathCause(err))
+			return fmt.Errorf("pause for a moment: %w", jsonfile.Cause(err))
 		}
 		defer func() { err = errors.Join(err, c.goOn(context.WithoutCancel(ctx))) }()
 		if err := s.Pause(ctx); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/network"
+	"github.com/nslab/nslab/jsonfile"
 	stage "github.com/nslab/nslab/labs/09-network"
 	container "github.com/nslab/nslab/labs/12-container"
 	"github.com/nslab/nslab/trace"
@@ -348,7 +349,7 @@ func (c *Container) noteSharing(ctx context.Context) error {
 	}
 	name := filepath.Join(donor.RunDir(), network.SharedPrefix+c.ID)
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
-		return fmt.Errorf("note who shares the network of container %s: %w", other, pathCause(err))
+		return fmt.Errorf("note who shares the network of container %s: %w", other, jsonfile.Cause(err))
 	}
 	return nil
 }

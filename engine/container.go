@@ -102,46 +102,7 @@ func newID() (string, error) {
 
 // save writes the record aside, syncs and renames it. What does not outlive a reboot anyway (--rm) need not reach the disk.
 func (c *Container) save() error {
-	return writeJSON(c.path(recordFile), &c.Record, !c.HostConfig.AutoRemove)
-}
-
-// writeJSON replaces a file as a whole: whoever reads it finds the old text or the new one.
-func writeJSON(name string, v any, durable bool) (err error) {
-	data, err := jsonfile.MarshalIndent(v)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, pathCause(err))
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		os.Remove(name + ".new")
-		return fmt.Errorf("write %s: %w", name, pathCause(err))
-	}
-	if durable {
-		return syncDir(filepath.Dir(name))
-	}
-	return nil
-}
-
-// syncDir makes sure that a name that was just made is on disk.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, pathCause(err))
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, pathCause(err))
-	}
-	return nil
+	return jsonfile.Replace(c.path(recordFile), &c.Record, !c.HostConfig.AutoRemove)
 }
 
 func readJSON(name string, v any) error {
@@ -153,15 +114,6 @@ func readJSON(name string, v any) error {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return nil
-}
-
-// pathCause strips the path that the message names already.
-func pathCause(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 // lockFile opens a lock and waits for it. The kernel gives it back when its holder is gone, however it went. It is opened for

@@ -20,6 +20,7 @@ import (
 	security "github.com/nslab/nslab/labs/10-security"
 
 	"github.com/nslab/nslab/image"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // CreateOptions is what a new container is to be.
@@ -185,7 +186,7 @@ func (h *HostConfig) check() error {
 			continue
 		}
 		if _, err := os.Stat(m.Source); err != nil && !(m.Make && errors.Is(err, fs.ErrNotExist)) {
-			return &InputError{What: "mount", Value: m.Source, Err: fmt.Errorf("bind source path: %w", pathCause(err))}
+			return &InputError{What: "mount", Value: m.Source, Err: fmt.Errorf("bind source path: %w", jsonfile.Cause(err))}
 		}
 	}
 	return nil
@@ -197,7 +198,7 @@ func (c *Container) lockNew(ctx context.Context) (err error) {
 	name := filepath.Join(c.RunDir(), "lock")
 	for range 100 {
 		if err := os.MkdirAll(c.RunDir(), 0o700); err != nil {
-			return fmt.Errorf("make %s: %w", c.RunDir(), pathCause(err))
+			return fmt.Errorf("make %s: %w", c.RunDir(), jsonfile.Cause(err))
 		}
 		c.lock, err = lockFile(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -219,7 +220,7 @@ func (c *Container) lockNew(ctx context.Context) (err error) {
 
 func (c *Container) makeFolders(context.Context) error {
 	if err := os.MkdirAll(c.engine.containersDir(), 0o711); err != nil {
-		return fmt.Errorf("make %s: %w", c.engine.containersDir(), pathCause(err))
+		return fmt.Errorf("make %s: %w", c.engine.containersDir(), jsonfile.Cause(err))
 	}
 	for _, d := range []string{"", initLayer, upperLayer, workFolder, rootFolder} {
 		mode := fs.FileMode(0o755)
@@ -227,7 +228,7 @@ func (c *Container) makeFolders(context.Context) error {
 			mode = 0o710 // users of a user namespace pass through
 		}
 		if err := os.Mkdir(c.path(d), mode); err != nil {
-			return fmt.Errorf("make %s: %w", c.path(d), pathCause(err))
+			return fmt.Errorf("make %s: %w", c.path(d), jsonfile.Cause(err))
 		}
 	}
 	return nil
@@ -309,7 +310,7 @@ func makeBindSource(m volumes.Mount) error {
 		return nil
 	}
 	if err := os.MkdirAll(m.Source, 0o755); err != nil {
-		return fmt.Errorf("make the folder %s: %w", m.Source, pathCause(err))
+		return fmt.Errorf("make the folder %s: %w", m.Source, jsonfile.Cause(err))
 	}
 	return nil
 }
@@ -358,7 +359,7 @@ func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []vo
 		}
 		entries, err := os.ReadDir(v.Mountpoint())
 		if err != nil {
-			return fmt.Errorf("look into volume %s: %w", v.Name, pathCause(err))
+			return fmt.Errorf("look into volume %s: %w", v.Name, jsonfile.Cause(err))
 		}
 		if len(entries) == 0 {
 			empty, targets = append(empty, v), append(targets, m.Target)

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/nslab/nslab/engine/network"
+	"github.com/nslab/nslab/jsonfile"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 )
 
@@ -73,7 +74,7 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	}
 	// By this file many programs know that they are in a container.
 	if err := os.WriteFile(filepath.Join(layer, ".dockerenv"), nil, 0o755); err != nil {
-		return fmt.Errorf("make the init layer: %w", pathCause(err))
+		return fmt.Errorf("make the init layer: %w", jsonfile.Cause(err))
 	}
 	// Programs of old ask /etc/mtab what is mounted.
 	if err := os.Symlink("/proc/mounts", filepath.Join(layer, "etc/mtab")); err != nil {
@@ -278,7 +279,7 @@ func copyEtc(from, layer string, names []string, e rootfs.Etc) error {
 			err = os.WriteFile(filepath.Join(layer, "etc", name), data, 0o644)
 		}
 		if err != nil {
-			return fmt.Errorf("copy %s into the init layer: %w", filepath.Join(from, name), pathCause(err))
+			return fmt.Errorf("copy %s into the init layer: %w", filepath.Join(from, name), jsonfile.Cause(err))
 		}
 	}
 	return nil
@@ -295,7 +296,7 @@ func (c *Container) copyResolver(layer string, e rootfs.Etc) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the host's resolv.conf: %w", pathCause(err))
+		return fmt.Errorf("read the host's resolv.conf: %w", jsonfile.Cause(err))
 	}
 	var kept bytes.Buffer
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
@@ -308,7 +309,7 @@ func (c *Container) copyResolver(layer string, e rootfs.Etc) error {
 		kept.WriteString(lines.Text() + "\n")
 	}
 	if err := os.WriteFile(filepath.Join(layer, "etc/resolv.conf"), kept.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("write the container's resolv.conf: %w", pathCause(err))
+		return fmt.Errorf("write the container's resolv.conf: %w", jsonfile.Cause(err))
 	}
 	return nil
 }

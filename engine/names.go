@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // A name is a symbolic link in names/ whose text is the id of its container. symlink(2) makes name and text in one step or
@@ -38,7 +40,7 @@ func CheckName(name string) error {
 // claim takes a name for a container.
 func (e *Engine) claim(name, id string) error {
 	if err := os.MkdirAll(e.namesDir(), 0o700); err != nil {
-		return fmt.Errorf("claim the name %s: %w", name, pathCause(err))
+		return fmt.Errorf("claim the name %s: %w", name, jsonfile.Cause(err))
 	}
 	link := filepath.Join(e.namesDir(), name)
 	for range 10 {
@@ -102,7 +104,7 @@ func (e *Engine) disclaim(name, id string) error {
 		return nil
 	}
 	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("give the name %s back: %w", name, pathCause(err))
+		return fmt.Errorf("give the name %s back: %w", name, jsonfile.Cause(err))
 	}
 	return nil
 }
@@ -152,7 +154,7 @@ const (
 func (e *Engine) ids() ([]string, error) {
 	entries, err := os.ReadDir(e.containersDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list containers: %w", pathCause(err))
+		return nil, fmt.Errorf("list containers: %w", jsonfile.Cause(err))
 	}
 	var list []string
 	for _, d := range entries {

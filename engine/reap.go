@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	container "github.com/nslab/nslab/labs/12-container"
 )
@@ -199,7 +200,7 @@ func anyGroup(system *cgroups.System, path string) bool {
 func (e *Engine) reapNames(ctx context.Context) (removed []string, err error) {
 	entries, err := os.ReadDir(e.namesDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list names: %w", pathCause(err))
+		return nil, fmt.Errorf("list names: %w", jsonfile.Cause(err))
 	}
 	for _, d := range entries {
 		id, err := os.Readlink(filepath.Join(e.namesDir(), d.Name()))

@@ -15,6 +15,7 @@ import (
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // removing begins the name of a container's folder while it is taken apart.
@@ -152,7 +153,7 @@ func (c *Container) removeRun() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", c.RunDir(), pathCause(err))
+		return fmt.Errorf("remove %s: %w", c.RunDir(), jsonfile.Cause(err))
 	}
 	for _, d := range entries {
 		if d.Name() != lockName {
@@ -165,7 +166,7 @@ func (c *Container) removeRun() error {
 	for _, name := range []string{filepath.Join(c.RunDir(), lockName), c.RunDir()} {
 		// Who has waited for the lock makes a new one, sees that the container is gone, and removes it as well.
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-			return fmt.Errorf("remove %s: %w", name, pathCause(err))
+			return fmt.Errorf("remove %s: %w", name, jsonfile.Cause(err))
 		}
 	}
 	return nil
@@ -191,7 +192,7 @@ func removeAll(dir string) error {
 		err = os.RemoveAll(dir)
 	}
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", dir, pathCause(err))
+		return fmt.Errorf("remove %s: %w", dir, jsonfile.Cause(err))
 	}
 	return nil
 }

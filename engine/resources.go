@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	cgroups "github.com/nslab/nslab/labs/03-cgroups"
 	security "github.com/nslab/nslab/labs/10-security"
 )
@@ -231,7 +232,7 @@ func parseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
 func devicesAt(d Device) ([]specs.LinuxDevice, error) {
 	st, err := os.Stat(d.PathOnHost)
 	if err != nil {
-		return nil, &InputError{What: "device", Value: d.PathOnHost, Err: pathCause(err)}
+		return nil, &InputError{What: "device", Value: d.PathOnHost, Err: jsonfile.Cause(err)}
 	}
 	if !st.IsDir() {
 		one, ok, err := deviceOf(d.PathOnHost, d.PathInContainer)

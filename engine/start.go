@@ -14,6 +14,7 @@ import (
 	"github.com/nslab/nslab/engine/logs"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // StartOptions is how a container is started.
@@ -146,7 +147,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 			return err
 		}
 		whole.Linux = &linux
-		return writeJSON(c.path("config.json"), &whole, false)
+		return jsonfile.Replace(c.path("config.json"), &whole, false)
 	}, nil
 }
 
@@ -175,6 +176,6 @@ func (c *Container) failed(ctx context.Context, err error) error {
 		c.clearRun()
 	}
 	exit := monitor.Exit{ExitCode: code, Error: err.Error(), FinishedAt: time.Time{}}
-	writeJSON(c.path(monitor.ExitFile), &exit, false) // if there is no room for it, `inspect` does not show why
+	jsonfile.Replace(c.path(monitor.ExitFile), &exit, false) // if there is no room for it, `inspect` does not show why
 	return errors.Join(&StartError{Code: code, Err: err}, undo)
 }

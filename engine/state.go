@@ -14,6 +14,7 @@ import (
 	container "github.com/nslab/nslab/labs/12-container"
 
 	"github.com/nslab/nslab/engine/monitor"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // What is on disk is what somebody wrote, some time ago. How a container is now, only the kernel knows: so every command
@@ -243,7 +244,7 @@ func (c *Container) reap(ctx context.Context) error {
 func (c *Container) lost(started time.Time) error {
 	exit := monitor.Lost(started)
 	exit.FinishedAt = time.Now().UTC()
-	return writeJSON(c.path(monitor.ExitFile), &exit, true)
+	return jsonfile.Replace(c.path(monitor.ExitFile), &exit, true)
 }
 
 // rebooted finishes a run that the end of the machine has ended: after a reboot the run root is empty, so the container has a

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nslab/nslab/calm"
 	"github.com/nslab/nslab/engine/network"
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Step is a container that runs one command for whoever waits for it, and is gone with it: RUN of a build. It is confined like
@@ -170,11 +171,11 @@ func stepError(err error) error {
 
 func (c *Container) stepConfig(ctx context.Context, s *Step) (*container.Config, error) {
 	if err := os.MkdirAll(c.engine.containersDir(), 0o711); err != nil {
-		return nil, fmt.Errorf("make %s: %w", c.engine.containersDir(), pathCause(err))
+		return nil, fmt.Errorf("make %s: %w", c.engine.containersDir(), jsonfile.Cause(err))
 	}
 	for dir, mode := range map[string]fs.FileMode{"": 0o710, initLayer: 0o755, rootFolder: 0o755} {
 		if err := os.MkdirAll(c.path(dir), mode); err != nil {
-			return nil, fmt.Errorf("make %s: %w", c.path(dir), pathCause(err))
+			return nil, fmt.Errorf("make %s: %w", c.path(dir), jsonfile.Cause(err))
 		}
 	}
 	if err := c.writeInitLayer(ctx); err != nil {
@@ -219,7 +220,7 @@ func (c *Container) likeImage(s *Step) error {
 			err = os.WriteFile(filepath.Join(c.path(initLayer), p.Path), nil, 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("make a place to mount on: %w", pathCause(err))
+			return fmt.Errorf("make a place to mount on: %w", jsonfile.Cause(err))
 		}
 		for ; dir != "." && dir != ""; dir = path.Dir(dir) {
 			made = append(made, dir)
@@ -244,7 +245,7 @@ func (c *Container) likeImage(s *Step) error {
 			err = unix.UtimesNanoAt(unix.AT_FDCWD, ours, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 		}
 		if err != nil {
-			return fmt.Errorf("make the init layer like the image: %w", pathCause(err))
+			return fmt.Errorf("make the init layer like the image: %w", jsonfile.Cause(err))
 		}
 	}
 	return nil
@@ -262,7 +263,7 @@ func (c *Container) stepFiles(list []StepFile) (mounts []specs.Mount, err error)
 			err = os.Chown(name, f.UID, f.GID)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("make %s: %w", f.Target, pathCause(err))
+			return nil, fmt.Errorf("make %s: %w", f.Target, jsonfile.Cause(err))
 		}
 		mounts = append(mounts, specs.Mount{Destination: f.Target, Type: "bind", Source: name, Options: []string{"bind", "rprivate", "ro"}})
 	}

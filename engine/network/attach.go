@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	stage "github.com/nslab/nslab/labs/09-network"
 )
 
@@ -284,10 +285,10 @@ func (s *Store) forward(ctx context.Context, n *Network, said func(string)) erro
 			}
 		}
 		if err := os.MkdirAll(s.runDir, 0o700); err != nil {
-			return fmt.Errorf("note that %s is off: %w", family.name, cause(err))
+			return fmt.Errorf("note that %s is off: %w", family.name, jsonfile.Cause(err))
 		}
 		if err := os.WriteFile(s.forwarding(family.v6), []byte("0\n"), 0o600); err != nil {
-			return fmt.Errorf("note that %s is off: %w", family.name, cause(err))
+			return fmt.Errorf("note that %s is off: %w", family.name, jsonfile.Cause(err))
 		}
 		if err := stage.SetForwarding(ctx, family.v6, true); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/jsonfile"
 	stage "github.com/nslab/nslab/labs/09-network"
 )
 
@@ -58,7 +59,7 @@ func take(dir string, a netip.Addr, id string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("claim the address %s: %w", a, cause(err))
+		return fmt.Errorf("claim the address %s: %w", a, jsonfile.Cause(err))
 	}
 	return nil
 }
@@ -136,7 +137,7 @@ func (s *Store) Release(networkID string, a netip.Addr, id string) error {
 		return nil
 	}
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("give %s back: %w", name, cause(err))
+		return fmt.Errorf("give %s back: %w", name, jsonfile.Cause(err))
 	}
 	return nil
 }
@@ -168,7 +169,7 @@ func (s *Store) sweep(ctx context.Context, networkID string) (dead []string, err
 	for _, dir := range []string{s.leases(networkID), s.names(networkID)} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return dead, fmt.Errorf("list %s: %w", dir, cause(err))
+			return dead, fmt.Errorf("list %s: %w", dir, jsonfile.Cause(err))
 		}
 		for _, d := range entries {
 			name := filepath.Join(dir, d.Name())
@@ -197,7 +198,7 @@ func (s *Store) sweep(ctx context.Context, networkID string) (dead []string, err
 func (s *Store) Users(n *Network) (ids []string, err error) {
 	entries, err := os.ReadDir(s.leases(n.ID))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list the addresses in use: %w", cause(err))
+		return nil, fmt.Errorf("list the addresses in use: %w", jsonfile.Cause(err))
 	}
 	for _, d := range entries {
 		id, err := os.Readlink(filepath.Join(s.leases(n.ID), d.Name()))

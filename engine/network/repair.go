@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/nslab/nslab/jsonfile"
 	stage "github.com/nslab/nslab/labs/09-network"
 )
 
@@ -84,7 +85,7 @@ func (s *Store) Reap(ctx context.Context) (removed []string, err error) {
 	var errs []error
 	folders, err := os.ReadDir(s.runDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list networks: %w", cause(err))
+		return nil, fmt.Errorf("list networks: %w", jsonfile.Cause(err))
 	}
 	for _, d := range folders {
 		if !d.IsDir() {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // SandboxFile is the name of a sandbox's file in the container's run folder.
@@ -71,7 +73,9 @@ func (b *Sandbox) Endpoint(networkID string) *Endpoint {
 }
 
 // Save writes a sandbox into a container's run folder.
-func (b *Sandbox) Save(dir string) error { return writeJSON(filepath.Join(dir, SandboxFile), b, false) }
+func (b *Sandbox) Save(dir string) error {
+	return jsonfile.Replace(filepath.Join(dir, SandboxFile), b, false)
+}
 
 // LoadSandbox reads it. A container that is not connected to anything has none: nil without an error.
 func LoadSandbox(dir string) (*Sandbox, error) {
@@ -80,7 +84,7 @@ func LoadSandbox(dir string) (*Sandbox, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what the container has of networks: %w", cause(err))
+		return nil, fmt.Errorf("read what the container has of networks: %w", jsonfile.Cause(err))
 	}
 	b := &Sandbox{}
 	if err := json.Unmarshal(data, b); err != nil {
@@ -96,7 +100,7 @@ func (s *Store) Forget(b *Sandbox, dir string) error {
 		errs = append(errs, s.ForgetEndpoint(b, e))
 	}
 	if err := os.Remove(filepath.Join(dir, SandboxFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, fmt.Errorf("give the networks back: %w", cause(err)))
+		errs = append(errs, fmt.Errorf("give the networks back: %w", jsonfile.Cause(err)))
 	}
 	return errors.Join(errs...)
 }
@@ -130,7 +134,7 @@ func (s *Store) Announce(b *Sandbox, e *Endpoint) error {
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("announce the name %s: %w", name, cause(err))
+			return fmt.Errorf("announce the name %s: %w", name, jsonfile.Cause(err))
 		}
 	}
 	return nil
@@ -141,7 +145,7 @@ func (s *Store) ForgetNames(b *Sandbox, e *Endpoint) error {
 	for _, name := range e.Names {
 		err := os.Remove(filepath.Join(s.names(e.NetworkID), DNSName(name)+"@"+b.ID))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("take the name %s back: %w", name, cause(err))
+			return fmt.Errorf("take the name %s back: %w", name, jsonfile.Cause(err))
 		}
 	}
 	return nil

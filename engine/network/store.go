@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/jsonfile"
 )
 
 // Store is the networks below one root.
@@ -86,7 +88,7 @@ func (s *Store) read(name string) (*Network, error) {
 		return nil, &NotFoundError{name}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read network %s: %w", name, cause(err))
+		return nil, fmt.Errorf("read network %s: %w", name, jsonfile.Cause(err))
 	}
 	n := &Network{}
 	if err := json.Unmarshal(data, n); err != nil {
@@ -133,7 +135,7 @@ func (s *Store) List() (list []*Network, err error) {
 	names := []string{Bridge, Host, None}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list networks: %w", cause(err))
+		return nil, fmt.Errorf("list networks: %w", jsonfile.Cause(err))
 	}
 	for _, d := range entries {
 		if name, ok := strings.CutSuffix(d.Name(), ".json"); ok && !Predefined(name) {
@@ -196,7 +198,7 @@ func (s *Store) make(ctx context.Context, n *Network, noIPv4 bool) (err error) {
 	}
 	// The file comes first: should we be killed, the next command finds a network without a bridge, and makes that when it is
 	// needed; a bridge that nobody knows would be in the way.
-	if err := writeJSON(s.file(n.Name), n, true); err != nil {
+	if err := jsonfile.Replace(s.file(n.Name), n, true); err != nil {
 		return err
 	}
 	if err := s.kernel.up(ctx, n); err != nil {
@@ -309,47 +311,10 @@ func (s *Store) remove(ctx context.Context, n *Network) error {
 		return err
 	}
 	if err := os.RemoveAll(s.runFolder(n.ID)); err != nil {
-		return fmt.Errorf("remove network %s: %w", n.Name, cause(err))
+		return fmt.Errorf("remove network %s: %w", n.Name, jsonfile.Cause(err))
 	}
 	if err := os.Remove(s.file(n.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove network %s: %w", n.Name, cause(err))
+		return fmt.Errorf("remove network %s: %w", n.Name, jsonfile.Cause(err))
 	}
 	return nil
-}
-
-// writeJSON replaces a file as a whole: whoever reads it finds the old text or the new one.
-func writeJSON(name string, v any, durable bool) error {
-	data, err := json.MarshalIndent(v, "", "\t")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, cause(err))
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
-		os.Remove(name + ".new")
-		return fmt.Errorf("write %s: %w", name, cause(err))
-	}
-	return nil
-}
-
-// cause strips the path that the message names already.
-func cause(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	var l *os.LinkError
-	if errors.As(err, &l) {
-		return l.Err
-	}
-	return err
 }
