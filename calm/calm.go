@@ -96,8 +96,7 @@ func Others() {
 }
 
 func init() {
-	// Who runs `exec` is about to be executed once more, see package sealed, and is calm then from the first moment on.
-	if l := cmdline.Read(os.Args); l.Noun == "container" && l.Verb != "exec" {
+	if l := cmdline.Read(os.Args); l.Noun == "container" {
 		Others()
 	}
 }

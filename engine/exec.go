@@ -28,7 +28,7 @@ type ExecOptions struct {
 }
 
 // Exec runs one more program in a container, confined as the container itself is. The outer end of its terminal is nil where
-// none was asked for. Who calls it must be executed from a sealed copy of nslab: see container.Seal.
+// none was asked for.
 func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*setns.Process, *os.File, error) {
 	c, err := e.Get(ctx, ref)
 	if err != nil {

@@ -5,19 +5,13 @@
 // The remedy is to execute the file through a mount that is read-only and that no path leads to: whoever gets at the file
 // from inside gets it through that mount. This costs two system calls; runc used to copy itself into memory at every start.
 //
-// The package has next to no imports but the system calls, and so Go initializes it before nearly all others (in the order of their
-// paths, as far as what they import allows). That is used for `container exec`, which must run sealed as a whole: such a
-// process starts anew, sealed, before it has spent any time on itself.
+// The package has next to no imports but the system calls, for package headstart, which is at work before nearly all others are.
 package sealed
 
 import (
 	"os"
-	"strconv"
 	"syscall"
 	"unsafe"
-
-	"github.com/nslab/nslab/calm"
-	"github.com/nslab/nslab/cmdline"
 )
 
 // Numbers of the kernel's headers. They are alike on all architectures that Go knows, since these calls are young.
@@ -98,26 +92,4 @@ func Lock(fd int) error {
 		return errno
 	}
 	return nil
-}
-
-func init() {
-	if l := cmdline.Read(os.Args); l.Noun == "container" && l.Verb == "exec" && len(l.Args) > 0 {
-		again()
-	}
-}
-
-// again executes this process once more, sealed. Where that fails, whoever needs it will see, and can say why.
-func again() {
-	if already, err := Already(); err != nil || already {
-		return
-	}
-	fd, err := Clone()
-	if err != nil {
-		return
-	}
-	if Lock(fd) == nil {
-		calm.Set(calm.Slack)
-		syscall.Exec("/proc/self/fd/"+strconv.Itoa(fd), os.Args, os.Environ())
-	}
-	syscall.Close(fd)
 }

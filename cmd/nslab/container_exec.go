@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/cmd/nslab/opts"
 	"github.com/nslab/nslab/engine"
@@ -94,9 +93,6 @@ func (f *execFlags) options(args []string) (o engine.ExecOptions, keys []byte, e
 func execIn(e *engine.Engine, name string, o engine.ExecOptions, keys []byte, f *execFlags) (err error) {
 	ctx, stop := interruptible()
 	defer stop()
-	if err := beSealed(ctx); err != nil {
-		return err
-	}
 	l := stream.Local{}
 	inner, err := execPipes(&l, &o, f)
 	if err != nil {
@@ -171,20 +167,6 @@ func pump(process *setns.Process, l stream.Local, keys []byte, f *execFlags) err
 		return exitWith(exitSignal + int(status.Signal()))
 	}
 	return exitWith(status.ExitStatus())
-}
-
-// beSealed starts nslab once more, from a copy of its file that cannot be written, unless it runs from one: the program that
-// is about to be executed inside may well be /proc/self/exe. See container.Seal.
-func beSealed(ctx context.Context) error {
-	f, err := container.Seal(ctx)
-	if err != nil || f == nil {
-		return err
-	}
-	path := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	if err := unix.Exec(path, os.Args, os.Environ()); err != nil {
-		return fmt.Errorf("execute nslab from a sealed copy: %w", err)
-	}
-	return nil
 }
 
 // execStatus gives a failed exec the exit status that Docker would.

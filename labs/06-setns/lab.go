@@ -22,7 +22,7 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-//go:embed setns.go target.go order.go plan.go child.go start.go errors.go
+//go:embed setns.go target.go order.go plan.go call.go start.go errors.go
 //go:embed lab.go lab_enter.go lab_places.go lab_kept.go actors.go lesson.md lesson.zh.md
 var files embed.FS
 

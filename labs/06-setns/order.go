@@ -3,10 +3,11 @@ package setns
 import (
 	"context"
 	"os"
-	"runtime"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/walker"
 )
 
 // Entering several namespaces.
@@ -94,9 +95,9 @@ func order(flags uintptr, privileged bool) []Kind {
 }
 
 func (p *plan) setns(f *os.File, flags uintptr, what string) {
-	c := call("setns", what, "setns(%s, %s)", shown(f), flagNames(flags))
+	c := call("setns", what, "setns(%s, %s)", p.shown(f), flagNames(flags))
 	c.flags = flags
-	p.add(must, c, unix.SYS_SETNS, f.Fd(), flags)
+	p.add(walker.Must, c, unix.SYS_SETNS, p.fd(f), flags)
 }
 
 // becomeRoot takes the identity 0:0 of a user namespace that was just entered. Our own ids need not exist in there; and a
@@ -130,13 +131,7 @@ func (p *plan) clone(context.Context, Config) error {
 	if !p.forks {
 		return nil
 	}
-	const flags = CloneFlags
-	c := call("clone", "", "clone(CLONE_PARENT|SIGCHLD)")
-	if runtime.GOARCH == "s390x" {
-		p.add(forks, c, unix.SYS_CLONE, 0, flags)
-	} else {
-		p.add(forks, c, unix.SYS_CLONE, flags)
-	}
+	p.add(walker.Forks, call("clone", "", "clone(CLONE_PARENT|SIGCHLD)"), unix.SYS_CLONE, CloneFlags)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package setns
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 // Config says what a child of [Start] enters, and what it executes there.
@@ -35,7 +37,7 @@ type Config struct {
 
 	Path      string     // the program; one without a slash is searched in the PATH of Env, inside
 	Args, Env []string   // Args[0] is the program's own name
-	Streams   []*os.File // becomes descriptor 0, 1, 2 …; nil is 0 to 2 of ours
+	Streams   []*os.File // becomes descriptor 0, 1, 2; nil is 0 to 2 of ours
 
 	Pdeathsig syscall.Signal // what the kernel sends the program when we end
 
@@ -55,17 +57,6 @@ type Config struct {
 	Last []Call
 }
 
-// Call is a system call that a process can make which may not use the Go runtime: see child.go.
-type Call struct {
-	Trap uintptr
-	Args [6]uintptr
-	Op   string // its name: "prctl"
-	What string // what it is about, for an error
-	Text string // as strace would show it
-	Keep any    // whatever Args points to
-	May  bool   // it may be refused
-}
-
 // planned is what the parent keeps of a step.
 type planned struct {
 	op, what string
@@ -76,47 +67,40 @@ type planned struct {
 
 // plan is the list of the child's calls while it is written.
 type plan struct {
-	script *script
-	calls  []planned
-	open   []*os.File // what is held open until the child has ended its work
-	keep   []any      // what the numbers in the steps point to
-	forks  bool       // the program is a grandchild
-	first  int        // the first of the steps that execute
+	list  walker.List
+	calls []planned
+	files []*os.File // what the child has open, from walker.First on
+	open  []*os.File // which of them we have opened for it
+	born  *os.File   // the control group of v2 that the child begins in
+	forks bool       // the program is a grandchild
+	first int        // the first of the steps that execute
 }
 
 // add writes down one more step. at is taken from the caller's line, which is where the arguments are chosen.
 func (p *plan) add(kind uintptr, c planned, trap uintptr, args ...uintptr) {
-	s := step{trap: trap, kind: kind}
-	copy(s.args[:], args)
 	ctx := trace.With(context.Background(), func(r trace.Record) { c.at = r.At })
 	trace.Call(ctx, 1, func() string { return "" }, func() error { return nil })
-	p.script.steps = append(p.script.steps, s)
+	p.list.Add(kind, trap, args...)
 	p.calls = append(p.calls, c)
 }
+
+// fd is the number that the child has a file by. A file that we have opened for it is closed when it has begun.
+func (p *plan) fd(f *os.File) uintptr {
+	for i, g := range p.files {
+		if f == g {
+			return uintptr(walker.First + i)
+		}
+	}
+	p.files = append(p.files, f)
+	return uintptr(walker.First + len(p.files) - 1)
+}
+
+// shown writes a descriptor of the child as `strace -y` does: with what it is open for.
+func (p *plan) shown(f *os.File) string { return fmt.Sprintf("%d<%s>", p.fd(f), f.Name()) }
 
 // call is what most steps are to the parent.
 func call(op, what, format string, args ...any) planned {
 	return planned{op: op, what: what, text: fmt.Sprintf(format, args...)}
-}
-
-// text keeps a string for the child and returns its address.
-func (p *plan) text(s string) (uintptr, error) {
-	b, err := syscall.BytePtrFromString(s)
-	if err != nil {
-		return 0, fmt.Errorf("06-setns: %q: %w", s, err) // a NUL in it
-	}
-	p.keep = append(p.keep, b)
-	return uintptr(unsafe.Pointer(b)), nil
-}
-
-// texts keeps a list of strings as execve(2) wants it, and returns its address.
-func (p *plan) texts(list []string) (uintptr, error) {
-	b, err := syscall.SlicePtrFromStrings(list)
-	if err != nil {
-		return 0, fmt.Errorf("06-setns: %w", err)
-	}
-	p.keep = append(p.keep, b)
-	return uintptr(unsafe.Pointer(&b[0])), nil
 }
 
 func (p *plan) close() error {
@@ -149,7 +133,7 @@ func (p *plan) write(ctx context.Context, cfg Config) error {
 	// CVE-2016-9962: as soon as we are in the container's PID namespace, its root may ptrace us, and through our open
 	// descriptors reach the host. A process that is not dumpable can't be traced, but by one with CAP_SYS_PTRACE, which
 	// people give to debuggers; so by then there is nothing left to be reached, either. execve(2) makes it dumpable again.
-	p.add(must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	p.add(walker.Must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	early, late := nothing, p.clone
 	if cfg.ForkFirst {
 		early, late = late, early
@@ -166,20 +150,29 @@ func (p *plan) write(ctx context.Context, cfg Config) error {
 
 func nothing(context.Context, Config) error { return nil }
 
-// groups moves the child into control groups: writing 0 to cgroup.procs means the writer. See cgroups(7).
+// groups moves the child into control groups. Of v2 it is born in one, see launch. In v1 a thread is moved by writing 0, which
+// means the writer, to the file tasks: it is the child's only one. cgroup.procs moves a whole process, for which the kernel keeps all
+// processes of the machine from making threads, and waits for milliseconds (an RCU grace period) until nobody does. See cgroups(7).
 func (p *plan) groups(ctx context.Context, cfg Config) error {
 	for _, dir := range cfg.Groups {
-		name := filepath.Join(dir, "cgroup.procs")
+		name := filepath.Join(dir, "tasks")
 		f, err := open(trace.Off(ctx), unix.AT_FDCWD, name, name, unix.O_WRONLY)
+		if errors.Is(err, unix.ENOENT) {
+			if p.born, err = open(trace.Off(ctx), unix.AT_FDCWD, dir, dir, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+				return err
+			}
+			p.open = append(p.open, p.born)
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		p.open = append(p.open, f)
-		self, err := p.text("0")
+		self, err := p.list.Text("0")
 		if err != nil {
 			return err
 		}
-		p.add(must, call("write", name, `write(%s, "0", 1)`, shown(f)), unix.SYS_WRITE, f.Fd(), self, 1)
+		p.add(walker.Must, call("write", name, `write(%s, "0", 1)`, p.shown(f)), unix.SYS_WRITE, p.fd(f), self, 1)
 	}
 	return nil
 }
@@ -195,12 +188,12 @@ func (p *plan) folders(ctx context.Context, cfg Config) error {
 			return err
 		}
 		p.open = append(p.open, root)
-		dot, err := p.text(".")
+		dot, err := p.list.Text(".")
 		if err != nil {
 			return err
 		}
-		p.add(must, call("fchdir", root.Name(), "fchdir(%s)", shown(root)), unix.SYS_FCHDIR, root.Fd())
-		p.add(must, call("chroot", root.Name(), `chroot(".")`), unix.SYS_CHROOT, dot)
+		p.add(walker.Must, call("fchdir", root.Name(), "fchdir(%s)", p.shown(root)), unix.SYS_FCHDIR, p.fd(root))
+		p.add(walker.Must, call("chroot", root.Name(), `chroot(".")`), unix.SYS_CHROOT, dot)
 	}
 	if cfg.Cwd {
 		cwd, err := cfg.Target.file(ctx, "cwd", unix.O_PATH|unix.O_DIRECTORY)
@@ -208,21 +201,21 @@ func (p *plan) folders(ctx context.Context, cfg Config) error {
 			return err
 		}
 		p.open = append(p.open, cwd)
-		p.add(must, call("fchdir", cwd.Name(), "fchdir(%s)", shown(cwd)), unix.SYS_FCHDIR, cwd.Fd())
+		p.add(walker.Must, call("fchdir", cwd.Name(), "fchdir(%s)", p.shown(cwd)), unix.SYS_FCHDIR, p.fd(cwd))
 	}
 	if cfg.Dir != "" {
-		dir, err := p.text(cfg.Dir)
+		dir, err := p.list.Text(cfg.Dir)
 		if err != nil {
 			return err
 		}
-		p.add(must, call("chdir", cfg.Dir, "chdir(%q)", cfg.Dir), unix.SYS_CHDIR, dir)
+		p.add(walker.Must, call("chdir", cfg.Dir, "chdir(%q)", cfg.Dir), unix.SYS_CHDIR, dir)
 	}
 	if cfg.Cwd || cfg.Dir != "" {
 		// CVE-2024-21626: a name like /proc/self/fd/7 leads to wherever descriptor 7 is open, and until execve we have
 		// descriptors of the host. The program would start with a working folder of the host, and "../../etc/shadow"
 		// is the host's then. getcwd(2) tells: of a folder that is not below the root it says "(unreachable)/…".
-		p.add(locates, call("getcwd", cfg.Dir, "getcwd()"), unix.SYS_GETCWD,
-			uintptr(unsafe.Pointer(&p.script.cwd)), unsafe.Sizeof(p.script.cwd))
+		at, size := walker.Cwd()
+		p.add(walker.Locates, call("getcwd", cfg.Dir, "getcwd()"), unix.SYS_GETCWD, at, size)
 	}
 	return nil
 }
@@ -243,43 +236,26 @@ func (p *plan) identity(_ context.Context, cfg Config) error {
 }
 
 func (p *plan) setGroups(groups []uint32) {
-	var list uintptr
-	if len(groups) > 0 {
-		p.keep = append(p.keep, groups)
-		list = uintptr(unsafe.Pointer(&groups[0]))
+	var numbers []byte
+	for _, g := range groups {
+		numbers = binary.NativeEndian.AppendUint32(numbers, g)
 	}
-	p.add(must, call("setgroups", fmt.Sprint(groups), "setgroups(%d, %v)", len(groups), groups), unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+	list := p.list.Put(&walker.Data{Bytes: numbers})
+	p.add(walker.Must, call("setgroups", fmt.Sprint(groups), "setgroups(%d, %v)", len(groups), groups), unix.SYS_SETGROUPS, uintptr(len(groups)), list)
 }
 
 func (p *plan) setIDs(op string, trap uintptr, id uint32) {
-	p.add(must, call(op, fmt.Sprint(id), "%s(%[2]d, %[2]d, %[2]d)", op, id), trap, uintptr(id), uintptr(id), uintptr(id))
+	p.add(walker.Must, call(op, fmt.Sprint(id), "%s(%[2]d, %[2]d, %[2]d)", op, id), trap, uintptr(id), uintptr(id), uintptr(id))
 }
 
-// streams puts the program's descriptors where it expects them, and sees to it that it gets no others.
-func (p *plan) streams(_ context.Context, cfg Config) error {
-	streams := cfg.Streams
-	if streams == nil {
-		streams = []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	}
-	for i, f := range streams {
-		// A copy beyond all places that are to be filled: else filling one could close the source of the next.
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, len(streams))
-		if err != nil {
-			return &Error{Op: "fcntl", What: f.Name(), Err: err}
-		}
-		p.open = append(p.open, os.NewFile(uintptr(fd), f.Name()))
-		p.add(must, call("dup3", f.Name(), "dup3(%d<%s>, %d, 0)", fd, f.Name(), i), unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
-	}
-	// All our descriptors are O_CLOEXEC; but who started us may have left others, and even ours are not for the eyes of the
-	// processes in the PID namespace that comes next. So all are closed but the pipe to our maker, around which there are two
-	// ranges. Kernels before 5.9 lack this call: there the parent has marked what was left for execve.
-	pipe := p.script.pipe
-	if pipe > uintptr(len(streams)) {
-		p.add(optional, call("close_range", "", "close_range(%d, %d, 0)", len(streams), pipe-1),
-			unix.SYS_CLOSE_RANGE, uintptr(len(streams)), pipe-1, 0)
-	}
-	p.add(optional, call("close_range", "", "close_range(%d, ~0U, 0)", pipe+1),
-		unix.SYS_CLOSE_RANGE, pipe+1, math.MaxUint32, 0)
+// streams sees to it that the program gets no descriptors but its own.
+//
+// Those are in their places already, and the walker has been given what the steps before this one name, too. Who started us may have
+// left others; and none of ours are for the eyes of the processes in the PID namespace that comes next. So all are closed but
+// the socket to our maker, which execve closes: that is how he hears that the program runs.
+func (p *plan) streams(context.Context, Config) error {
+	p.add(walker.Must, planned{op: "fcntl"}, unix.SYS_FCNTL, walker.Socket, unix.F_SETFD, unix.FD_CLOEXEC)
+	p.add(walker.Must, call("close_range", "", "close_range(%d, ~0U, 0)", walker.First), unix.SYS_CLOSE_RANGE, walker.First, math.MaxUint32, 0)
 	return nil
 }
 
@@ -303,15 +279,20 @@ func (p *plan) last(_ context.Context, cfg Config) error {
 
 func (p *plan) callers(list []Call) {
 	for _, c := range list {
-		p.keep = append(p.keep, c.Keep)
-		kind := uintptr(must)
+		kind := uintptr(walker.Must)
 		switch {
 		case c.Trap == unix.SYS_SECCOMP:
-			kind = seals
+			kind = walker.Seals
 		case c.May:
-			kind = optional
+			kind = walker.Optional
 		}
-		p.add(kind, planned{op: c.Op, what: c.What, text: c.Text}, c.Trap, c.Args[:]...)
+		args := c.Args
+		for i, d := range c.Data {
+			if d != nil {
+				args[i] = p.list.Put(d)
+			}
+		}
+		p.add(kind, planned{op: c.Op, what: c.What, text: c.Text}, c.Trap, args[:]...)
 	}
 }
 
@@ -320,34 +301,34 @@ func (p *plan) signals(_ context.Context, cfg Config) error {
 	if cfg.Pdeathsig != 0 {
 		// The kernel forgets this at every fork and change of identity. Whether our maker died before it was set shows
 		// when the steps up to here are reported: nobody reads.
-		p.add(must, call("prctl", "", "prctl(PR_SET_PDEATHSIG, %s)", unix.SignalName(cfg.Pdeathsig)),
+		p.add(walker.Must, call("prctl", "", "prctl(PR_SET_PDEATHSIG, %s)", unix.SignalName(cfg.Pdeathsig)),
 			unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(cfg.Pdeathsig))
 	}
-	mask := new(uint64)
-	p.keep = append(p.keep, mask)
-	setMask(nil, mask) // NULL changes nothing, and returns the present one
-	p.add(must, call("rt_sigprocmask", "", "rt_sigprocmask(SIG_SETMASK, %#x, NULL)", *mask),
-		unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(mask)), 0, sigsetSize)
+	mask := walker.SetMask(walker.AllSignals)
+	walker.SetMask(mask)
+	set := p.list.Put(&walker.Data{Bytes: binary.NativeEndian.AppendUint64(nil, mask)})
+	p.add(walker.Must, call("rt_sigprocmask", "", "rt_sigprocmask(SIG_SETMASK, %#x, NULL)", mask),
+		unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, set, 0, unsafe.Sizeof(mask))
 	return nil
 }
 
 // execute tries the places where the program may be, as execvp(3) does.
 func (p *plan) execute(_ context.Context, cfg Config) error {
-	argv, err := p.texts(cfg.Args)
+	argv, err := p.list.Texts(cfg.Args)
 	if err != nil {
 		return err
 	}
-	env, err := p.texts(cfg.Env)
+	env, err := p.list.Texts(cfg.Env)
 	if err != nil {
 		return err
 	}
 	p.first = len(p.calls)
 	for _, path := range places(cfg.Path, cfg.Env) {
-		name, err := p.text(path)
+		name, err := p.list.Text(path)
 		if err != nil {
 			return err
 		}
-		p.add(attempts, call("execve", cfg.Path, "execve(%q, [%s])", path, brief(cfg.Args)), unix.SYS_EXECVE, name, argv, env)
+		p.add(walker.Attempts, call("execve", cfg.Path, "execve(%q, [%s])", path, brief(cfg.Args)), unix.SYS_EXECVE, name, argv, env)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/nslab/nslab/course/evidence"
 	pid "github.com/nslab/nslab/labs/01-pid"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 func init() { reexec.Register("setns-test-sleep", func() { time.Sleep(time.Hour) }) }
@@ -75,7 +76,7 @@ func TestPlaces(t *testing.T) {
 
 // TestPlan holds the order of the calls, which is what keeps the host safe.
 func TestPlan(t *testing.T) {
-	p := &plan{script: &script{}}
+	p := &plan{}
 	defer p.close()
 	err := p.write(t.Context(), Config{
 		Dir: "/", Credential: &syscall.Credential{Uid: 1, Gid: 2, Groups: []uint32{3}}, Pdeathsig: unix.SIGKILL,
@@ -91,7 +92,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s stands at %q; want a line of plan.go", c.op, c.at)
 		}
 	}
-	want := "prctl chdir getcwd dup3 dup3 dup3 close_range before setgroups setresgid setresuid after prctl rt_sigprocmask last execve execve"
+	want := "prctl chdir getcwd fcntl close_range before setgroups setresgid setresuid after prctl rt_sigprocmask last execve execve"
 	if strings.Join(got, " ") != want {
 		t.Errorf("calls: %s\nwant:  %s", strings.Join(got, " "), want)
 	}
@@ -187,7 +188,7 @@ func TestRefusals(t *testing.T) {
 		"empty name":           {Config{}, "", "execve", unix.ENOENT},
 		"no working folder":    {Config{Dir: "/dev/shm/nslab-no-such"}, "true", "chdir", unix.ENOENT},
 		"no such group":        {Config{Groups: []string{"/dev/shm/nslab-no-such"}}, "true", "open", unix.ENOENT},
-		"no place for a group": {Config{Groups: []string{dir}}, "true", "open", unix.ENOENT},
+		"no place for a group": {Config{Groups: []string{dir}}, "true", "clone", unix.EBADF},
 	} {
 		_, _, err := run(t, test.cfg, test.path)
 		var e *Error
@@ -222,12 +223,11 @@ func TestGivenUp(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	buf := make([]byte, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = Start(ctx, Config{
 		Path: "/bin/true", Args: []string{"true"}, Streams: []*os.File{r},
-		Last: []Call{{Trap: unix.SYS_READ, Args: [6]uintptr{0, addressOf(buf), 1}, Op: "read", Keep: buf}},
+		Last: []Call{{Trap: unix.SYS_READ, Args: [6]uintptr{0, 0, 1}, Data: [6]*walker.Data{1: {Bytes: []byte{0}}}, Op: "read"}},
 	})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Start = %v; want the context's error", err)
@@ -241,7 +241,7 @@ func TestGivenUp(t *testing.T) {
 	t.Errorf("left behind: processes %v", childrenOf(t))
 }
 
-// TestManyAtOnce forks while other goroutines allocate, collect and take signals: what the child must not notice.
+// TestManyAtOnce starts children while other goroutines allocate and collect: what they must not notice.
 func TestManyAtOnce(t *testing.T) {
 	stop := make(chan struct{})
 	var noise, starts sync.WaitGroup
@@ -334,13 +334,8 @@ func TestForeignOwner(t *testing.T) {
 			t.Errorf("OneByOne %v: %q, %v; want %q", oneByOne, out, err, want+"0")
 		}
 	}
-	pl := &plan{script: &script{}}
+	pl := &plan{}
 	defer pl.close()
-	pipe, err := pl.pipe(3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pipe.Close()
 	for _, k := range order(flags, false) { // the order for who has no rights outside
 		f, err := target.file(t.Context(), "ns/"+k.Name, unix.O_RDONLY)
 		if err != nil {
@@ -349,12 +344,13 @@ func TestForeignOwner(t *testing.T) {
 		pl.open = append(pl.open, f)
 		pl.setns(f, k.Flag, f.Name())
 	}
-	child, err := pl.launch(t.Context())
+	child, err := pl.launch(t.Context(), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = pl.listen(t.Context(), pipe)
-	reap(child)
+	defer child.Socket.Close()
+	_, err = pl.listen(t.Context(), child.Socket)
+	reap(child.Pid)
 	var e *Error
 	if !errors.As(err, &e) || e.Flags != unix.CLONE_NEWNET || !errors.Is(err, unix.EPERM) {
 		t.Errorf("user namespace first: %v; want the network refused with EPERM", err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 // Process is a program that was started by [Start].
@@ -52,94 +53,70 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 
 // start runs on the thread that stays.
 func (p *Process) start(ctx context.Context, cfg Config) (err error) {
-	pl := &plan{script: &script{}}
+	pl := &plan{}
 	defer func() { err = errors.Join(err, pl.close()) }()
-	reports, err := pl.pipe(len(cfg.Streams))
-	if err != nil {
-		return err
-	}
-	defer reports.Close()
 	if err := pl.write(ctx, cfg); err != nil {
 		return err
 	}
-	if err := markDescriptors(); err != nil {
-		return err
-	}
-	child, err := pl.launch(ctx)
+	child, err := pl.launch(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	moved, err := pl.listen(ctx, reports)
+	defer child.Socket.Close()
+	moved, err := pl.listen(ctx, child.Socket)
 	if ctx.Err() != nil {
-		return errors.Join(context.Cause(ctx), abandon(child, moved))
+		return errors.Join(context.Cause(ctx), abandon(child.Pid, moved))
 	}
+	p.Pid = child.Pid
 	if moved > 0 { // it has handed over to a process that is in the PID namespace
-		reap(child)
-		child = moved
+		reap(child.Pid)
+		p.Pid = moved
 	}
 	if err != nil {
-		status := reap(child) // it has ended, and leaves no zombie
+		status := reap(p.Pid) // it has ended, and leaves no zombie
 		if errors.Is(err, errSilence) {
-			err = fmt.Errorf("06-setns: process %d, which was to execute %s: %s", child, cfg.Path, statusText(status))
+			err = fmt.Errorf("06-setns: process %d, which was to execute %s: %s", p.Pid, cfg.Path, statusText(status))
 		}
 		return err
 	}
 	// Nobody else waits for it, so the number is still its own.
-	fd, err := unix.PidfdOpen(child, 0)
+	fd, err := unix.PidfdOpen(p.Pid, 0)
 	if err != nil {
-		return errors.Join(&Error{Op: "pidfd_open", What: fmt.Sprintf("process %d", child), Err: err}, abandon(child, 0))
+		return errors.Join(&Error{Op: "pidfd_open", What: fmt.Sprintf("process %d", p.Pid), Err: err}, abandon(p.Pid, 0))
 	}
-	p.Pid, p.pidfd = child, os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", child))
+	p.pidfd = os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", p.Pid))
 	return nil
 }
 
-// pipe makes the pipe for the reports, beyond the descriptors that are the program's. The child closes its own copy of
-// the reading end first of all: only then does a write fail once its maker is dead.
-func (p *plan) pipe(streams int) (*os.File, error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, &Error{Op: "pipe2", Err: err}
+// launch starts a walker and gives it the list. All signals are blocked in it, until the list says otherwise.
+func (p *plan) launch(ctx context.Context, cfg Config) (child *walker.Walker, err error) {
+	streams := cfg.Streams
+	if streams == nil {
+		streams = []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	}
-	for i, fd := range fds {
-		high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, max(streams, 3))
-		unix.Close(fd)
-		if err != nil {
-			return nil, &Error{Op: "fcntl", Err: err}
-		}
-		fds[i] = high
+	attr := walker.Attr{Streams: streams, Files: p.files, Signals: walker.AllSignals}
+	fork := "fork"
+	if p.born != nil {
+		attr.Sys = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(p.born.Fd())}
+		fork = fmt.Sprintf("clone3({flags=CLONE_INTO_CGROUP, cgroup=%s})", shown(p.born))
 	}
-	p.open = append(p.open, os.NewFile(uintptr(fds[1]), "reports"))
-	p.script.pipe = uintptr(fds[1])
-	p.add(must, planned{op: "close"}, unix.SYS_CLOSE, uintptr(fds[0]))
-	return os.NewFile(uintptr(fds[0]), "reports"), nil
-}
-
-// launch forks. From the first line to the last no other goroutine's descriptor may leak into the child (ForkLock), and
-// no signal may reach it.
-func (p *plan) launch(ctx context.Context) (child int, err error) {
 	err = trace.Call(ctx, 0,
-		func() string { return fmt.Sprintf("clone(SIGCHLD) = %d", child) },
-		func() error {
-			syscall.ForkLock.Lock()
-			mask := blockSignals()
-			pid, errno := p.script.fork()
-			setMask(&mask, nil)
-			syscall.ForkLock.Unlock()
-			child = int(pid)
-			if errno != 0 {
-				child = -1
-				return errno
-			}
-			return nil
+		func() string { return fmt.Sprintf("%s, execve([%s])", fork, walker.Name) },
+		func() (err error) {
+			child, err = walker.Start(attr)
+			return err
 		})
-	runtime.KeepAlive(p)
 	if err != nil {
-		return 0, &Error{Op: "clone", Err: err}
+		e := &Error{Op: "clone", Err: err}
+		if p.born != nil {
+			e.What = "into " + p.born.Name()
+		}
+		return nil, e
 	}
-	// Our own writing end must go, or the reports never end. It is the first file that was opened.
-	err = p.open[0].Close()
-	p.open = p.open[1:]
-	return child, err
+	if err := child.Tell(&p.list); err != nil && !errors.Is(err, unix.EPIPE) { // then what it has to report says more
+		return nil, errors.Join(err, abandon(child.Pid, 0), child.Socket.Close())
+	}
+	return child, p.close()
 }
 
 // errSilence is a child that ended without having said why.
@@ -147,79 +124,78 @@ var errSilence = errors.New("no report")
 
 // listen waits for the reports, and replays them in ctx. It returns the number of the process that has taken over, 0 if
 // there is none.
-func (p *plan) listen(ctx context.Context, pipe *os.File) (moved int, err error) {
-	reports := slices.DeleteFunc(collect(ctx, pipe), p.forged)
+func (p *plan) listen(ctx context.Context, socket *os.File) (moved int, err error) {
+	reports := slices.DeleteFunc(collect(ctx, socket), p.forged)
 	// Two processes may have written: what the one did before the clone may come after what the other did then.
-	slices.SortStableFunc(reports, func(a, b report) int { return int(a.step - b.step) })
+	slices.SortStableFunc(reports, func(a, b walker.Report) int { return int(a.Step - b.Step) })
 	next := 0
 	for i, r := range reports {
-		next = int(r.step) + 1
-		if i+1 < len(reports) && reports[i+1].step == r.step && p.script.steps[r.step].kind == seals {
+		next = int(r.Step) + 1
+		if i+1 < len(reports) && reports[i+1].Step == r.Step && p.list.Steps[r.Step].Kind == walker.Seals {
 			continue // it was not had after all
 		}
-		if p.script.steps[r.step].kind == forks && r.errno == 0 {
-			if r.value == 0 {
+		if p.list.Steps[r.Step].Kind == walker.Forks && r.Errno == 0 {
+			if r.Value == 0 {
 				continue // the new process's view of the clone that made it
 			}
-			moved = int(r.value)
+			moved = int(r.Value)
 		}
-		if refused := p.replay(ctx, r); r.stop {
+		if refused := p.replay(ctx, r); r.Stop {
 			return moved, refused
 		}
 	}
 	if next < p.first || next == len(p.calls) {
 		return moved, errSilence
 	}
-	p.replay(ctx, report{step: int32(next)}) // an execve that works reports nothing: it is the step after the last report
+	p.replay(ctx, walker.Report{Step: int32(next)}) // an execve that works reports nothing: it is the step after the last report
 	return moved, nil
 }
 
-// forged tells whether a report cannot be the child's. Who has CAP_SYS_PTRACE in the PID namespace can write into the pipe,
+// forged tells whether a report cannot be the child's. Who has CAP_SYS_PTRACE in the PID namespace can write into the socket,
 // too, and name any process of the machine as the one to be waited for and signalled. The kernel knows our children.
-func (p *plan) forged(r report) bool {
-	if r.step < 0 || int(r.step) >= len(p.calls) {
+func (p *plan) forged(r walker.Report) bool {
+	if r.Step < 0 || int(r.Step) >= len(p.calls) {
 		return true
 	}
-	if p.script.steps[r.step].kind != forks || r.errno != 0 || r.value == 0 {
+	if p.list.Steps[r.Step].Kind != walker.Forks || r.Errno != 0 || r.Value == 0 {
 		return false
 	}
-	return unix.Waitid(unix.P_PID, int(r.value), nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil
+	return unix.Waitid(unix.P_PID, int(r.Value), nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil
 }
 
-// collect reads until all writing ends are closed, by execve or by death, or until ctx is done: a child in a frozen
-// control group never reports.
-func collect(ctx context.Context, pipe *os.File) []report {
-	const size = int(unsafe.Sizeof(report{}))
+// collect reads until the walker's end of the socket is closed, by execve or by death, or until ctx is done: a child in a
+// frozen control group never reports.
+func collect(ctx context.Context, socket *os.File) (reports []walker.Report) {
+	const size = walker.ReportSize
 	var data []byte
 	buf := make([]byte, 64*size)
 	for ctx.Err() == nil {
-		poll := []unix.PollFd{{Fd: int32(pipe.Fd()), Events: unix.POLLIN}}
+		poll := []unix.PollFd{{Fd: int32(socket.Fd()), Events: unix.POLLIN}}
 		if n, err := unix.Poll(poll, 100); n == 0 || err == unix.EINTR {
 			continue
 		}
-		n, err := pipe.Read(buf)
+		n, err := socket.Read(buf)
 		if n == 0 || err != nil {
 			break
 		}
 		data = append(data, buf[:n]...)
 	}
-	var reports []report
 	for ; len(data) >= size; data = data[size:] {
-		reports = append(reports, *(*report)(unsafe.Pointer(&data[0])))
+		reports = append(reports, *(*walker.Report)(unsafe.Pointer(&data[0])))
 	}
 	return reports
 }
 
 // replay hands a call of the child to whoever listens to this process's calls, and returns the kernel's refusal.
-func (p *plan) replay(ctx context.Context, r report) (refused error) {
-	c := p.calls[r.step]
-	record := trace.Record{Text: c.text, At: c.at, Took: time.Duration(r.nanos)}
-	if p.script.steps[r.step].kind == forks && r.value > 0 {
-		record.Text += " = " + strconv.FormatInt(r.value, 10)
+func (p *plan) replay(ctx context.Context, r walker.Report) (refused error) {
+	c := p.calls[r.Step]
+	record := trace.Record{Text: c.text, At: c.at, Took: time.Duration(r.Nanos)}
+	if p.list.Steps[r.Step].Kind == walker.Forks && r.Value > 0 {
+		record.Text += " = " + strconv.FormatInt(r.Value, 10)
 	}
-	if r.errno != 0 {
-		e := &Error{Op: c.op, What: c.what, Flags: c.flags, Threads: 1, Err: syscall.Errno(r.errno)}
-		if p.script.steps[r.step].kind == locates && r.errno == outside {
+	if r.Errno != 0 {
+		e := &Error{Op: c.op, What: c.what, Flags: c.flags, Threads: 1, Err: syscall.Errno(r.Errno)}
+		if p.list.Steps[r.Step].Kind == walker.Locates && r.Errno == int32(walker.Outside) {
 			e.Err = ErrOutside
 		}
 		record.Err, refused = e.Err.Error(), e
@@ -228,24 +204,6 @@ func (p *plan) replay(ctx context.Context, r report) (refused error) {
 		trace.Replay(ctx, record)
 	}
 	return refused
-}
-
-// markDescriptors marks what we have inherited without O_CLOEXEC, where the kernel has no call to do it in the child.
-func markDescriptors() error {
-	const nowhere = 1 << 30
-	if unix.CloseRange(nowhere, nowhere, unix.CLOSE_RANGE_CLOEXEC) == nil {
-		return nil
-	}
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("06-setns: %w", err)
-	}
-	for _, e := range entries {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
 }
 
 // abandon ends the child of a start that was given up. It may be frozen, so nobody here waits for its end.

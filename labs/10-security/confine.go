@@ -2,19 +2,19 @@ package security
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
-	"runtime"
-	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	setns "github.com/nslab/nslab/labs/06-setns"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 // What confines a process is a list of system calls, made by its last thread: in the init of a container by this process
-// itself, in a child of `exec` by the few instructions that lab 06 has for it. So each of them is written down as a
+// itself, in a child of `exec` by a walker, see lab 06. So each of them is written down as a
 // [setns.Call] first. To make it is the same for all.
 
 // DropBounding takes out of the bounding set what is not in keep. What is gone from it no program can ever get back,
@@ -67,12 +67,6 @@ func SetCapabilities(ctx context.Context, c *specs.LinuxCapabilities) error {
 	return makeAll(ctx, calls, err)
 }
 
-// capabilityData is what capset(2) takes: the low halves of the sets, then the high ones.
-type capabilityData struct {
-	header unix.CapUserHeader
-	halves [2]unix.CapUserData
-}
-
 func setCapabilities(c *specs.LinuxCapabilities) ([]setns.Call, error) {
 	if c == nil {
 		return nil, nil
@@ -85,19 +79,19 @@ func setCapabilities(c *specs.LinuxCapabilities) ([]setns.Call, error) {
 		}
 	}
 	effective, permitted, inheritable, ambient := sets[0], sets[1], sets[2], sets[3]
-	d := &capabilityData{header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}}
-	for i := range d.halves {
-		d.halves[i] = unix.CapUserData{
-			Effective: uint32(effective >> (32 * i)), Permitted: uint32(permitted >> (32 * i)),
-			Inheritable: uint32(inheritable >> (32 * i)),
+	// What capset(2) takes: a version and whose they are, 0 for one's own; then the low halves of the sets, and the high ones.
+	word := binary.NativeEndian.AppendUint32
+	header, halves := word(word(nil, unix.LINUX_CAPABILITY_VERSION_3), 0), []byte(nil)
+	for i := range 2 {
+		for _, s := range []set{effective, permitted, inheritable} {
+			halves = word(halves, uint32(s>>(32*i)))
 		}
 	}
 	calls := []setns.Call{
 		// Before capset: to lower is always allowed, and what is not permitted can't stay ambient anyhow.
 		prctl("PR_CAP_AMBIENT", "PR_CAP_AMBIENT_CLEAR_ALL", unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0),
 		{
-			Trap: unix.SYS_CAPSET, Op: "capset", Keep: d,
-			Args: [6]uintptr{uintptr(unsafe.Pointer(&d.header)), uintptr(unsafe.Pointer(&d.halves))},
+			Trap: unix.SYS_CAPSET, Op: "capset", Data: [6]*walker.Data{{Bytes: header}, {Bytes: halves}},
 			Text: fmt.Sprintf("capset({0}, {effective=%#x, permitted=%#x, inheritable=%#x})", effective, permitted, inheritable),
 		},
 	}
@@ -170,15 +164,7 @@ func makeAll(ctx context.Context, calls []setns.Call, err error) error {
 
 // make1 makes one call. The line that is shown is that of the exported function, which chose it.
 func make1(ctx context.Context, c setns.Call) error {
-	err := trace.Call(ctx, 2, func() string { return c.Text }, func() error {
-		_, _, errno := unix.RawSyscall6(c.Trap, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4], c.Args[5])
-		if errno != 0 {
-			return errno
-		}
-		return nil
-	})
-	runtime.KeepAlive(c.Keep) // what the numbers in Args point to
-	if err != nil {
+	if err := trace.Call(ctx, 2, func() string { return c.Text }, c.Make); err != nil {
 		return &Error{Op: c.Op, What: c.What, Err: err}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	setns "github.com/nslab/nslab/labs/06-setns"
+	"github.com/nslab/nslab/walker"
 )
 
 // Filter is a compiled seccomp filter: a program for the kernel's classic BPF machine, that which tcpdump uses, with the
@@ -33,20 +34,16 @@ func (f *Filter) Load(ctx context.Context) error {
 }
 
 func (f *Filter) load() setns.Call {
-	// The bytes may stand anywhere; the kernel wants them where an array of the struct would stand.
-	code := make([]unix.SockFilter, len(f.Program)/size)
-	for i := range code {
-		b := f.Program[i*size:]
-		code[i] = unix.SockFilter{Code: binary.NativeEndian.Uint16(b), Jt: b[2], Jf: b[3], K: binary.NativeEndian.Uint32(b[4:])}
-	}
-	prog := &unix.SockFprog{Len: uint16(len(code))}
-	if len(code) > 0 {
-		prog.Filter = &code[0]
-	}
+	// struct sock_fprog: the number of instructions, and where they are.
+	count := len(f.Program) / size
+	prog := &walker.Data{Bytes: make([]byte, unsafe.Sizeof(unix.SockFprog{})), Points: map[int]*walker.Data{
+		int(unsafe.Offsetof(unix.SockFprog{}.Filter)): {Bytes: f.Program},
+	}}
+	binary.NativeEndian.PutUint16(prog.Bytes, uint16(count))
 	return setns.Call{
-		Trap: unix.SYS_SECCOMP, Op: "seccomp", Keep: prog,
-		Args: [6]uintptr{unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags), uintptr(unsafe.Pointer(prog))},
-		Text: fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %s, {len=%d})", flagNames(f.Flags), prog.Len),
+		Trap: unix.SYS_SECCOMP, Op: "seccomp",
+		Args: [6]uintptr{unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags)}, Data: [6]*walker.Data{2: prog},
+		Text: fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %s, {len=%d})", flagNames(f.Flags), count),
 	}
 }
 

@@ -2,13 +2,13 @@ package container
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -16,6 +16,7 @@ import (
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
 	setns "github.com/nslab/nslab/labs/06-setns"
 	security "github.com/nslab/nslab/labs/10-security"
+	"github.com/nslab/nslab/walker"
 )
 
 // ExecConfig is a further program for a container that runs.
@@ -34,8 +35,8 @@ type ExecConfig struct {
 // Exec runs one more program in the container: with its namespaces, control group, root, rights and limits, exactly as if
 // its init had started it. It returns when the program runs. The outer end of the terminal is nil where none was asked for.
 //
-// Nothing of nslab is executed inside. A child goes in by setns(2), undumpable, and its next call is the program's execve;
-// see labs/06-setns. nslab must have been started from a sealed copy of itself, see [Seal].
+// Nothing of nslab is executed inside. A child of some two hundred instructions goes in by setns(2), undumpable, and its next call
+// is the program's execve; see labs/06-setns.
 func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty *os.File, err error) {
 	target, err := setns.Open(ctx, s.Pid)
 	if err != nil {
@@ -166,7 +167,7 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 			list = &c.Last // it takes no rights to lower it, and the process that makes the program's would count, too
 		}
 		*list = append(*list, setns.Call{
-			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(resource), uintptr(unsafe.Pointer(limit))}, Op: "prlimit", Keep: limit,
+			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(resource)}, Data: [6]*walker.Data{2: {Bytes: limitBytes(limit)}}, Op: "prlimit",
 			Text: fmt.Sprintf("prlimit(0, %s, {%d, %d})", r.Type, limit.Cur, limit.Max),
 		})
 	}
@@ -191,6 +192,11 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	})
 	c.Last = append(c.Last, security.Last(p, cfg.Filter)...)
 	return nil
+}
+
+// limitBytes is a struct rlimit64.
+func limitBytes(l *unix.Rlimit) []byte {
+	return binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, l.Cur), l.Max)
 }
 
 // reachable lowers a limit to what may be set: to raise a hard limit takes CAP_SYS_RESOURCE.

@@ -1,0 +1,3 @@
+package walker
+
+const machine = 183 // EM_AARCH64
