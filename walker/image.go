@@ -47,8 +47,9 @@ func instructions() ([]byte, error) {
 	return bytes.Clone(text[:n]), nil
 }
 
-// program makes a file in memory that the kernel can execute, and seals it: nobody can change it any more, whatever he may.
-func program() (*os.File, error) {
+// Program makes a file in memory that the kernel can execute, and seals it: nobody can change it any more, whatever he may. Its name
+// is that by which a child can execute it.
+func Program() (*os.File, error) {
 	text, err := instructions()
 	if err != nil {
 		return nil, err
@@ -79,7 +80,8 @@ func program() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("walker: open the program: %w", err)
 	}
-	return os.NewFile(uintptr(again), Name), nil
+	// By our number: in the child, descriptors are rearranged before it executes.
+	return os.NewFile(uintptr(again), "/proc/"+strconv.Itoa(os.Getpid())+"/fd/"+strconv.Itoa(again)), nil
 }
 
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE

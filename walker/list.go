@@ -3,8 +3,11 @@ package walker
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a step is, besides a call that must succeed.
@@ -100,6 +103,31 @@ func (l *List) Texts(list []string) (uintptr, error) {
 		pointers = binary.NativeEndian.AppendUint64(pointers, uint64(at))
 	}
 	return l.place(binary.NativeEndian.AppendUint64(pointers, 0)), nil
+}
+
+// Take adds the step that receives the files of [Walker.Give]. They get the lowest numbers that are free.
+func (l *List) Take(files int) {
+	control := &Data{Bytes: make([]byte, unix.CmsgSpace(4*files))}
+	l.Add(Must, unix.SYS_RECVMSG, Socket, l.Put(message(&Data{Bytes: []byte{0}}, control)), unix.MSG_CMSG_CLOEXEC)
+}
+
+// Send adds the step that sends the maker a file of the walker, by its number: see [Walker.Hear].
+func (l *List) Send(fd int) {
+	nothing := make([]byte, ReportSize) // beside a file there has to be something, and what there is, is a report
+	binary.NativeEndian.PutUint32(nothing, math.MaxUint32)
+	l.Add(Must, unix.SYS_SENDMSG, Socket, l.Put(message(&Data{Bytes: nothing}, &Data{Bytes: unix.UnixRights(fd)})), 0)
+}
+
+// message is a struct msghdr, see recvmsg(2): where the bytes are, and where what comes beside them.
+func message(bytes, control *Data) *Data {
+	vector := &Data{Bytes: make([]byte, unsafe.Sizeof(unix.Iovec{})), Points: map[int]*Data{0: bytes}}
+	binary.NativeEndian.PutUint64(vector.Bytes[unsafe.Offsetof(unix.Iovec{}.Len):], uint64(len(bytes.Bytes)))
+	h := &Data{Bytes: make([]byte, unsafe.Sizeof(unix.Msghdr{})), Points: map[int]*Data{
+		int(unsafe.Offsetof(unix.Msghdr{}.Iov)): vector, int(unsafe.Offsetof(unix.Msghdr{}.Control)): control,
+	}}
+	binary.NativeEndian.PutUint64(h.Bytes[unsafe.Offsetof(unix.Msghdr{}.Iovlen):], 1)
+	binary.NativeEndian.PutUint64(h.Bytes[unsafe.Offsetof(unix.Msghdr{}.Controllen):], uint64(len(control.Bytes)))
+	return h
 }
 
 // Cwd is where a walker looks for the answer to getcwd, and how much room there is.

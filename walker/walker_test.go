@@ -2,6 +2,8 @@ package walker
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,22 +24,26 @@ func walk1(t *testing.T, a Attr, lists ...*List) (reports []Report, status sysca
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Socket.Close()
+	defer w.Close()
 	for _, l := range lists {
 		if err := w.Tell(l); err != nil {
 			t.Fatal(err)
 		}
 	}
-	unix.Shutdown(int(w.Socket.Fd()), unix.SHUT_WR)
-	data, err := io.ReadAll(w.Socket)
+	raw, err := w.socket.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(data)%ReportSize != 0 {
-		t.Fatalf("%d bytes of reports, of %d each", len(data), ReportSize)
-	}
-	for ; len(data) > 0; data = data[ReportSize:] {
-		reports = append(reports, *(*Report)(unsafe.Pointer(&data[0])))
+	raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+	for {
+		more, _, err := w.Hear(t.Context())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reports = append(reports, more...)
 	}
 	if _, err := syscall.Wait4(w.Pid, &status, 0, nil); err != nil {
 		t.Fatal(err)
@@ -206,7 +211,7 @@ func TestNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(loose)
-	f, err := program()
+	f, err := Program()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +231,7 @@ func TestNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Socket.Close()
+	defer w.Close()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Pid))
 	if err != nil || !bytes.Contains(status, []byte("SigBlk:\t0000000000000200\n")) || !bytes.Contains(status, []byte("SigCgt:\t0000000000000000\n")) {
 		t.Errorf("%s%v; want SIGUSR1 blocked, and none caught", status, err)
@@ -234,7 +239,63 @@ func TestNothingElse(t *testing.T) {
 	if _, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", w.Pid)); err == nil {
 		t.Error("descriptor 1 is open")
 	}
-	w.Socket.Close()
+	w.Close()
+	var end syscall.WaitStatus
+	if _, err := syscall.Wait4(w.Pid, &end, 0, nil); err != nil || end.ExitStatus() != 127 {
+		t.Errorf("%v, %v; want 127", end, err)
+	}
+}
+
+// TestFiles: files go over in both directions.
+func TestFiles(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w, err := Start(Attr{Streams: []*os.File{os.Stdin, os.Stdin, os.Stdin}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, p, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := &List{}
+	l.Take(1)
+	text, err := l.Text("hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Add(Must, unix.SYS_WRITE, First, text, 5)
+	l.Send(First)
+	l.Add(Must, unix.SYS_CLOSE, First)
+	if err := errors.Join(w.Tell(l), w.Give(p), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var files []*os.File
+	var reports []Report
+	for len(reports) < len(l.Steps) {
+		rs, fs, err := w.Hear(t.Context())
+		if err != nil {
+			t.Fatal(short(reports), err)
+		}
+		reports, files = append(reports, rs...), append(files, fs...)
+	}
+	if got, want := short(reports), "0:1/0/false 1:5/0/false 2:32/0/false 3:0/0/false"; got != want || len(files) != 1 {
+		t.Fatalf("%s and %d files; want %s and 1", got, len(files), want)
+	}
+	if _, err := files[0].WriteString(" there"); err != nil {
+		t.Fatal(err)
+	}
+	files[0].Close()
+	if got, err := io.ReadAll(r); string(got) != "hello there" || err != nil {
+		t.Errorf("%q, %v; want what both have written", got, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := w.Hear(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hear = %v; want the context's error", err)
+	}
+	w.Close()
 	var end syscall.WaitStatus
 	if _, err := syscall.Wait4(w.Pid, &end, 0, nil); err != nil || end.ExitStatus() != 127 {
 		t.Errorf("%v, %v; want 127", end, err)

@@ -348,8 +348,8 @@ func TestForeignOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer child.Socket.Close()
-	_, err = pl.listen(t.Context(), child.Socket)
+	defer child.Close()
+	_, err = pl.listen(t.Context(), child)
 	reap(child.Pid)
 	var e *Error
 	if !errors.As(err, &e) || e.Flags != unix.CLONE_NEWNET || !errors.Is(err, unix.EPERM) {

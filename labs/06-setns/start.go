@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -62,8 +61,8 @@ func (p *Process) start(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer child.Socket.Close()
-	moved, err := pl.listen(ctx, child.Socket)
+	defer child.Close()
+	moved, err := pl.listen(ctx, child)
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), abandon(child.Pid, moved))
 	}
@@ -114,7 +113,7 @@ func (p *plan) launch(ctx context.Context, cfg Config) (child *walker.Walker, er
 		return nil, e
 	}
 	if err := child.Tell(&p.list); err != nil && !errors.Is(err, unix.EPIPE) { // then what it has to report says more
-		return nil, errors.Join(err, abandon(child.Pid, 0), child.Socket.Close())
+		return nil, errors.Join(err, abandon(child.Pid, 0), child.Close())
 	}
 	return child, p.close()
 }
@@ -124,8 +123,8 @@ var errSilence = errors.New("no report")
 
 // listen waits for the reports, and replays them in ctx. It returns the number of the process that has taken over, 0 if
 // there is none.
-func (p *plan) listen(ctx context.Context, socket *os.File) (moved int, err error) {
-	reports := slices.DeleteFunc(collect(ctx, socket), p.forged)
+func (p *plan) listen(ctx context.Context, child *walker.Walker) (moved int, err error) {
+	reports := slices.DeleteFunc(collect(ctx, child), p.forged)
 	// Two processes may have written: what the one did before the clone may come after what the other did then.
 	slices.SortStableFunc(reports, func(a, b walker.Report) int { return int(a.Step - b.Step) })
 	next := 0
@@ -163,27 +162,15 @@ func (p *plan) forged(r walker.Report) bool {
 	return unix.Waitid(unix.P_PID, int(r.Value), nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil
 }
 
-// collect reads until the walker's end of the socket is closed, by execve or by death, or until ctx is done: a child in a
-// frozen control group never reports.
-func collect(ctx context.Context, socket *os.File) (reports []walker.Report) {
-	const size = walker.ReportSize
-	var data []byte
-	buf := make([]byte, 64*size)
-	for ctx.Err() == nil {
-		poll := []unix.PollFd{{Fd: int32(socket.Fd()), Events: unix.POLLIN}}
-		if n, err := unix.Poll(poll, 100); n == 0 || err == unix.EINTR {
-			continue
+// collect listens until the child has become the program, or has ended, or ctx is done.
+func collect(ctx context.Context, child *walker.Walker) (reports []walker.Report) {
+	for {
+		more, _, err := child.Hear(ctx)
+		if err != nil {
+			return reports
 		}
-		n, err := socket.Read(buf)
-		if n == 0 || err != nil {
-			break
-		}
-		data = append(data, buf[:n]...)
+		reports = append(reports, more...)
 	}
-	for ; len(data) >= size; data = data[size:] {
-		reports = append(reports, *(*walker.Report)(unsafe.Pointer(&data[0])))
-	}
-	return reports
 }
 
 // replay hands a call of the child to whoever listens to this process's calls, and returns the kernel's refusal.
