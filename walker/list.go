@@ -105,10 +105,14 @@ func (l *List) Texts(list []string) (uintptr, error) {
 	return l.place(binary.NativeEndian.AppendUint64(pointers, 0)), nil
 }
 
-// Take adds the step that receives the files of [Walker.Give]. They get the lowest numbers that are free.
-func (l *List) Take(files int) {
+// Take adds the step that receives the files of [Walker.Give].
+func (l *List) Take(files int) { l.Steps = append(l.Steps, l.TakeStep(files)) }
+
+// TakeStep is the step that receives the files of [Walker.Give]. They get the lowest numbers that are free.
+func (l *List) TakeStep(files int) Step {
 	control := &Data{Bytes: make([]byte, unix.CmsgSpace(4*files))}
-	l.Add(Must, unix.SYS_RECVMSG, Socket, l.Put(message(&Data{Bytes: []byte{0}}, control)), unix.MSG_CMSG_CLOEXEC)
+	at := l.Put(message(&Data{Bytes: []byte{0}}, control))
+	return Step{Trap: unix.SYS_RECVMSG, Args: [6]uintptr{Socket, at, unix.MSG_CMSG_CLOEXEC}}
 }
 
 // Send adds the step that sends the maker a file of the walker, by its number: see [Walker.Hear].

@@ -25,6 +25,8 @@ package cgroups
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,6 +34,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/trace"
 )
 
 // Group is one control group: a folder in each hierarchy that holds one of its controllers. It can be stored as JSON, so
@@ -246,6 +250,32 @@ func (g *Group) Enter(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Doors opens the files through which a thread enters the group's v1 folders by writing "0", as [Group.Enter] does: for one that
+// cannot open them by itself.
+func (g *Group) Doors(ctx context.Context) (doors []*os.File, err error) {
+	for _, d := range g.Dirs {
+		if d.Version != 1 {
+			continue
+		}
+		name := filepath.Join(d.Path, tasksFile)
+		var f *os.File
+		err = trace.Call(ctx, 0,
+			func() string { return fmt.Sprintf("open(%q, O_WRONLY|O_CLOEXEC)", name) },
+			func() (err error) {
+				f, err = os.OpenFile(name, os.O_WRONLY, 0)
+				return err
+			})
+		if err != nil {
+			for _, f := range doors {
+				err = errors.Join(err, f.Close())
+			}
+			return nil, &Error{Op: "open", File: name, Err: err}
+		}
+		doors = append(doors, f)
+	}
+	return doors, nil
 }
 
 // Unified returns the group's folder in the v2 hierarchy, "" where it has none.

@@ -32,6 +32,17 @@ func Proc(ctx context.Context, t *Tree) (err error) {
 	return pid.MountProc(ctx, mount.Through(at))
 }
 
+// AttachProc puts a procfs that somebody in the PID namespace has made, and that is attached nowhere yet, on the tree's /proc: see
+// [Proc].
+func AttachProc(ctx context.Context, t *Tree, proc *os.File) (err error) {
+	at, err := t.spot(ctx, "proc", 0o555)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, at.Close()) }()
+	return mount.AttachAt(ctx, proc, at)
+}
+
 // Sys mounts a sysfs on the tree's /sys, read-only: much of it is settings of the machine. The kernel shows the network
 // devices of the caller's network namespace there, and lets a user namespace mount it only if it owns that, too.
 func Sys(ctx context.Context, t *Tree) error {

@@ -95,7 +95,7 @@ func order(flags uintptr, privileged bool) []Kind {
 }
 
 func (p *plan) setns(f *os.File, flags uintptr, what string) {
-	c := call("setns", what, "setns(%s, %s)", p.shown(f), flagNames(flags))
+	c := p.call("setns", what, "setns(%s, %s)", p.shown(f), flagNames(flags))
 	c.flags = flags
 	p.add(walker.Must, c, unix.SYS_SETNS, p.fd(f), flags)
 }
@@ -131,7 +131,7 @@ func (p *plan) clone(context.Context, Config) error {
 	if !p.forks {
 		return nil
 	}
-	p.add(walker.Forks, call("clone", "", "clone(CLONE_PARENT|SIGCHLD)"), unix.SYS_CLONE, CloneFlags)
+	p.add(walker.Forks, p.call("clone", "", "clone(CLONE_PARENT|SIGCHLD)"), unix.SYS_CLONE, CloneFlags)
 	return nil
 }
 

@@ -28,6 +28,7 @@ type Config struct {
 
 	Groups []string // folders of control groups to be in, one in each hierarchy
 	Root   bool     // take the target's root folder, too: it need not be that of its mount namespace
+	RootAt *os.File // or this one
 	Cwd    bool     // and its working folder
 	Dir    string   // a working folder by name, looked up inside
 
@@ -36,6 +37,7 @@ type Config struct {
 	Credential *syscall.Credential
 
 	Path      string     // the program; one without a slash is searched in the PATH of Env, inside
+	Places    []string   // where to look for it, instead of that
 	Args, Env []string   // Args[0] is the program's own name
 	Streams   []*os.File // becomes descriptor 0, 1, 2; nil is 0 to 2 of ours
 
@@ -73,13 +75,17 @@ type plan struct {
 	open  []*os.File // which of them we have opened for it
 	born  *os.File   // the control group of v2 that the child begins in
 	forks bool       // the program is a grandchild
-	first int        // the first of the steps that execute
+
+	traced bool // somebody wants to see the calls
+	first  int  // the first of the steps that execute
 }
 
 // add writes down one more step. at is taken from the caller's line, which is where the arguments are chosen.
 func (p *plan) add(kind uintptr, c planned, trap uintptr, args ...uintptr) {
-	ctx := trace.With(context.Background(), func(r trace.Record) { c.at = r.At })
-	trace.Call(ctx, 1, func() string { return "" }, func() error { return nil })
+	if p.traced {
+		ctx := trace.With(context.Background(), func(r trace.Record) { c.at = r.At })
+		trace.Call(ctx, 1, func() string { return "" }, func() error { return nil })
+	}
 	p.list.Add(kind, trap, args...)
 	p.calls = append(p.calls, c)
 }
@@ -98,9 +104,13 @@ func (p *plan) fd(f *os.File) uintptr {
 // shown writes a descriptor of the child as `strace -y` does: with what it is open for.
 func (p *plan) shown(f *os.File) string { return fmt.Sprintf("%d<%s>", p.fd(f), f.Name()) }
 
-// call is what most steps are to the parent.
-func call(op, what, format string, args ...any) planned {
-	return planned{op: op, what: what, text: fmt.Sprintf(format, args...)}
+// call is what most steps are to the parent. The text is for who listens.
+func (p *plan) call(op, what, format string, args ...any) planned {
+	c := planned{op: op, what: what}
+	if p.traced {
+		c.text = fmt.Sprintf(format, args...)
+	}
+	return c
 }
 
 func (p *plan) close() error {
@@ -133,7 +143,7 @@ func (p *plan) write(ctx context.Context, cfg Config) error {
 	// CVE-2016-9962: as soon as we are in the container's PID namespace, its root may ptrace us, and through our open
 	// descriptors reach the host. A process that is not dumpable can't be traced, but by one with CAP_SYS_PTRACE, which
 	// people give to debuggers; so by then there is nothing left to be reached, either. execve(2) makes it dumpable again.
-	p.add(walker.Must, call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	p.add(walker.Must, p.call("prctl", "", "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"), unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	early, late := nothing, p.clone
 	if cfg.ForkFirst {
 		early, late = late, early
@@ -172,7 +182,7 @@ func (p *plan) groups(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return err
 		}
-		p.add(walker.Must, call("write", name, `write(%s, "0", 1)`, p.shown(f)), unix.SYS_WRITE, p.fd(f), self, 1)
+		p.add(walker.Must, p.call("write", name, `write(%s, "0", 1)`, p.shown(f)), unix.SYS_WRITE, p.fd(f), self, 1)
 	}
 	return nil
 }
@@ -182,18 +192,21 @@ func (p *plan) groups(ctx context.Context, cfg Config) error {
 // A mount namespace brings a root of its own, that of its first mount: entering it has moved us there. The container may
 // have called chroot(2) since, though, so its root is taken through the descriptor of /proc/PID/root, opened before.
 func (p *plan) folders(ctx context.Context, cfg Config) error {
+	root := cfg.RootAt
 	if cfg.Root {
-		root, err := cfg.Target.file(ctx, "root", unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
+		var err error
+		if root, err = cfg.Target.file(ctx, "root", unix.O_PATH|unix.O_DIRECTORY); err != nil {
 			return err
 		}
 		p.open = append(p.open, root)
+	}
+	if root != nil {
 		dot, err := p.list.Text(".")
 		if err != nil {
 			return err
 		}
-		p.add(walker.Must, call("fchdir", root.Name(), "fchdir(%s)", p.shown(root)), unix.SYS_FCHDIR, p.fd(root))
-		p.add(walker.Must, call("chroot", root.Name(), `chroot(".")`), unix.SYS_CHROOT, dot)
+		p.add(walker.Must, p.call("fchdir", root.Name(), "fchdir(%s)", p.shown(root)), unix.SYS_FCHDIR, p.fd(root))
+		p.add(walker.Must, p.call("chroot", root.Name(), `chroot(".")`), unix.SYS_CHROOT, dot)
 	}
 	if cfg.Cwd {
 		cwd, err := cfg.Target.file(ctx, "cwd", unix.O_PATH|unix.O_DIRECTORY)
@@ -201,21 +214,21 @@ func (p *plan) folders(ctx context.Context, cfg Config) error {
 			return err
 		}
 		p.open = append(p.open, cwd)
-		p.add(walker.Must, call("fchdir", cwd.Name(), "fchdir(%s)", p.shown(cwd)), unix.SYS_FCHDIR, p.fd(cwd))
+		p.add(walker.Must, p.call("fchdir", cwd.Name(), "fchdir(%s)", p.shown(cwd)), unix.SYS_FCHDIR, p.fd(cwd))
 	}
 	if cfg.Dir != "" {
 		dir, err := p.list.Text(cfg.Dir)
 		if err != nil {
 			return err
 		}
-		p.add(walker.Must, call("chdir", cfg.Dir, "chdir(%q)", cfg.Dir), unix.SYS_CHDIR, dir)
+		p.add(walker.Must, p.call("chdir", cfg.Dir, "chdir(%q)", cfg.Dir), unix.SYS_CHDIR, dir)
 	}
 	if cfg.Cwd || cfg.Dir != "" {
 		// CVE-2024-21626: a name like /proc/self/fd/7 leads to wherever descriptor 7 is open, and until execve we have
 		// descriptors of the host. The program would start with a working folder of the host, and "../../etc/shadow"
 		// is the host's then. getcwd(2) tells: of a folder that is not below the root it says "(unreachable)/…".
 		at, size := walker.Cwd()
-		p.add(walker.Locates, call("getcwd", cfg.Dir, "getcwd()"), unix.SYS_GETCWD, at, size)
+		p.add(walker.Locates, p.call("getcwd", cfg.Dir, "getcwd()"), unix.SYS_GETCWD, at, size)
 	}
 	return nil
 }
@@ -241,11 +254,11 @@ func (p *plan) setGroups(groups []uint32) {
 		numbers = binary.NativeEndian.AppendUint32(numbers, g)
 	}
 	list := p.list.Put(&walker.Data{Bytes: numbers})
-	p.add(walker.Must, call("setgroups", fmt.Sprint(groups), "setgroups(%d, %v)", len(groups), groups), unix.SYS_SETGROUPS, uintptr(len(groups)), list)
+	p.add(walker.Must, p.call("setgroups", fmt.Sprint(groups), "setgroups(%d, %v)", len(groups), groups), unix.SYS_SETGROUPS, uintptr(len(groups)), list)
 }
 
 func (p *plan) setIDs(op string, trap uintptr, id uint32) {
-	p.add(walker.Must, call(op, fmt.Sprint(id), "%s(%[2]d, %[2]d, %[2]d)", op, id), trap, uintptr(id), uintptr(id), uintptr(id))
+	p.add(walker.Must, p.call(op, fmt.Sprint(id), "%s(%[2]d, %[2]d, %[2]d)", op, id), trap, uintptr(id), uintptr(id), uintptr(id))
 }
 
 // streams sees to it that the program gets no descriptors but its own.
@@ -255,7 +268,7 @@ func (p *plan) setIDs(op string, trap uintptr, id uint32) {
 // the socket to our maker, which execve closes: that is how he hears that the program runs.
 func (p *plan) streams(context.Context, Config) error {
 	p.add(walker.Must, planned{op: "fcntl"}, unix.SYS_FCNTL, walker.Socket, unix.F_SETFD, unix.FD_CLOEXEC)
-	p.add(walker.Must, call("close_range", "", "close_range(%d, ~0U, 0)", walker.First), unix.SYS_CLOSE_RANGE, walker.First, math.MaxUint32, 0)
+	p.add(walker.Must, p.call("close_range", "", "close_range(%d, ~0U, 0)", walker.First), unix.SYS_CLOSE_RANGE, walker.First, math.MaxUint32, 0)
 	return nil
 }
 
@@ -301,13 +314,13 @@ func (p *plan) signals(_ context.Context, cfg Config) error {
 	if cfg.Pdeathsig != 0 {
 		// The kernel forgets this at every fork and change of identity. Whether our maker died before it was set shows
 		// when the steps up to here are reported: nobody reads.
-		p.add(walker.Must, call("prctl", "", "prctl(PR_SET_PDEATHSIG, %s)", unix.SignalName(cfg.Pdeathsig)),
+		p.add(walker.Must, p.call("prctl", "", "prctl(PR_SET_PDEATHSIG, %s)", unix.SignalName(cfg.Pdeathsig)),
 			unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(cfg.Pdeathsig))
 	}
 	mask := walker.SetMask(walker.AllSignals)
 	walker.SetMask(mask)
 	set := p.list.Put(&walker.Data{Bytes: binary.NativeEndian.AppendUint64(nil, mask)})
-	p.add(walker.Must, call("rt_sigprocmask", "", "rt_sigprocmask(SIG_SETMASK, %#x, NULL)", mask),
+	p.add(walker.Must, p.call("rt_sigprocmask", "", "rt_sigprocmask(SIG_SETMASK, %#x, NULL)", mask),
 		unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, set, 0, unsafe.Sizeof(mask))
 	return nil
 }
@@ -323,12 +336,16 @@ func (p *plan) execute(_ context.Context, cfg Config) error {
 		return err
 	}
 	p.first = len(p.calls)
-	for _, path := range places(cfg.Path, cfg.Env) {
+	list := cfg.Places
+	if list == nil {
+		list = places(cfg.Path, cfg.Env)
+	}
+	for _, path := range list {
 		name, err := p.list.Text(path)
 		if err != nil {
 			return err
 		}
-		p.add(walker.Attempts, call("execve", cfg.Path, "execve(%q, [%s])", path, brief(cfg.Args)), unix.SYS_EXECVE, name, argv, env)
+		p.add(walker.Attempts, p.call("execve", cfg.Path, "execve(%q, [%s])", path, brief(cfg.Args)), unix.SYS_EXECVE, name, argv, env)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func TestPlaces(t *testing.T) {
 
 // TestPlan holds the order of the calls, which is what keeps the host safe.
 func TestPlan(t *testing.T) {
-	p := &plan{}
+	p := &plan{traced: true}
 	defer p.close()
 	err := p.write(t.Context(), Config{
 		Dir: "/", Credential: &syscall.Credential{Uid: 1, Gid: 2, Groups: []uint32{3}}, Pdeathsig: unix.SIGKILL,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -52,7 +53,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 
 // start runs on the thread that stays.
 func (p *Process) start(ctx context.Context, cfg Config) (err error) {
-	pl := &plan{}
+	pl := &plan{traced: trace.On(ctx)}
 	defer func() { err = errors.Join(err, pl.close()) }()
 	if err := pl.write(ctx, cfg); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (p *Process) start(ctx context.Context, cfg Config) (err error) {
 	}
 	if err != nil {
 		status := reap(p.Pid) // it has ended, and leaves no zombie
-		if errors.Is(err, errSilence) {
+		if errors.Is(err, ErrSilence) {
 			err = fmt.Errorf("06-setns: process %d, which was to execute %s: %s", p.Pid, cfg.Path, statusText(status))
 		}
 		return err
@@ -85,6 +86,86 @@ func (p *Process) start(ctx context.Context, cfg Config) (err error) {
 	}
 	p.pidfd = os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", p.Pid))
 	return nil
+}
+
+// Become lets a walker execute the program of cfg that is where it is to be already: as [Start], but for the clone and what is to be
+// entered. The walker has no descriptors but its socket and the first three, which are replaced. Once this returns without an
+// error, it is the program.
+func Become(ctx context.Context, w *walker.Walker, cfg Config) (err error) {
+	pl := &plan{traced: trace.On(ctx)}
+	defer func() { err = errors.Join(err, pl.close()) }()
+	// How many files there are to be had is known when all is written, but that they come first, now.
+	pl.add(walker.Must, planned{op: "recvmsg"}, 0)
+	for i, f := range cfg.Streams {
+		pl.add(walker.Must, pl.call("dup3", f.Name(), "dup3(%s, %d, 0)", pl.shown(f), i), unix.SYS_DUP3, pl.fd(f), uintptr(i), 0)
+	}
+	if err := pl.write(ctx, cfg); err != nil {
+		return err
+	}
+	pl.list.Steps[0] = pl.list.TakeStep(len(pl.files))
+	if err := errors.Join(w.Tell(&pl.list), w.Give(pl.files...)); err != nil && !errors.Is(err, unix.EPIPE) {
+		return err
+	}
+	_, err = pl.listen(ctx, w)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// Walk has a walker make calls, and returns when they are made, or the first that was refused as an [*Error]. files are handed to it
+// before: it has them from [walker.First] on. back is the number of a descriptor to be sent here in the end, 0 for none.
+func Walk(ctx context.Context, w *walker.Walker, calls []Call, back int, files ...*os.File) (_ *os.File, err error) {
+	pl := &plan{traced: trace.On(ctx)}
+	if len(files) > 0 {
+		pl.add(walker.Must, planned{op: "recvmsg"}, 0)
+		pl.list.Steps[0] = pl.list.TakeStep(len(files))
+	}
+	pl.callers(calls)
+	if back > 0 {
+		pl.calls = append(pl.calls, planned{op: "sendmsg"})
+		pl.list.Send(back)
+	}
+	err = w.Tell(&pl.list)
+	if err == nil && len(files) > 0 {
+		err = w.Give(files...)
+	}
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		return nil, err
+	}
+	var sent []*os.File
+	for done := 0; done < len(pl.calls); {
+		reports, more, err := w.Hear(ctx)
+		sent = append(sent, more...)
+		if errors.Is(err, io.EOF) {
+			err = ErrSilence
+		}
+		for _, r := range reports {
+			if done++; err == nil && !pl.forged(r) {
+				if refused := pl.replay(ctx, r); r.Stop {
+					err = refused
+				}
+			}
+		}
+		if err != nil {
+			return nil, errors.Join(err, closeAll(sent))
+		}
+	}
+	if back == 0 {
+		return nil, nil
+	}
+	if len(sent) != 1 {
+		return nil, errors.Join(ErrSilence, closeAll(sent))
+	}
+	return sent[0], nil
+}
+
+func closeAll(files []*os.File) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // launch starts a walker and gives it the list. All signals are blocked in it, until the list says otherwise.
@@ -118,8 +199,8 @@ func (p *plan) launch(ctx context.Context, cfg Config) (child *walker.Walker, er
 	return child, p.close()
 }
 
-// errSilence is a child that ended without having said why.
-var errSilence = errors.New("no report")
+// ErrSilence is a child that ended without having said why.
+var ErrSilence = errors.New("06-setns: the process ended without a word")
 
 // listen waits for the reports, and replays them in ctx. It returns the number of the process that has taken over, 0 if
 // there is none.
@@ -144,7 +225,7 @@ func (p *plan) listen(ctx context.Context, child *walker.Walker) (moved int, err
 		}
 	}
 	if next < p.first || next == len(p.calls) {
-		return moved, errSilence
+		return moved, ErrSilence
 	}
 	p.replay(ctx, walker.Report{Step: int32(next)}) // an execve that works reports nothing: it is the step after the last report
 	return moved, nil

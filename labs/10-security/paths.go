@@ -140,6 +140,9 @@ func isNull(f *os.File) error {
 	return err
 }
 
+// IsNull tells whether f is a null device.
+func IsNull(f *os.File) bool { return isNull(f) == nil }
+
 // ReplaceNull puts another null device in the place of each standard stream that is one: they were opened outside, and root
 // inside could change the rights of the host's file.
 func ReplaceNull(ctx context.Context, dev *rootfs.Tree) error {

@@ -34,6 +34,7 @@ import (
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	security "github.com/nslab/nslab/labs/10-security"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 // Config is what a container is to be.
@@ -73,9 +74,13 @@ type Container struct {
 	Console *os.File // the outer end of its terminal, if it has one
 
 	process *pid.Process
-	link    *link
 	order   order // what is known of it, before the rest
 	born    bool  // in its v2 group
+
+	// The init is one of the two: nslab, at the other end of a link, or a walker, whose work a thread of ours does.
+	link     *link
+	walker   *walker.Walker
+	arranged *initProcess // that work, when it is done
 }
 
 // Create makes a container and leaves its init just before it executes the program. All or nothing: if anything fails, all
@@ -142,10 +147,7 @@ func (c *Container) Complete(ctx context.Context, cfg Config) (err error) {
 	if err := c.limit(ctx, cfg.Spec); err != nil {
 		return err
 	}
-	if err := c.instruct(ctx, &cfg); err != nil {
-		return err
-	}
-	if err := c.setUp(ctx, &cfg); err != nil {
+	if err := c.arrange(ctx, &cfg); err != nil {
 		return err
 	}
 	if err := c.limitPids(ctx, cfg.Spec); err != nil {
@@ -215,11 +217,6 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	defer namespaces.close()
-	var theirs *os.File
-	if c.link, theirs, err = newLink(); err != nil {
-		return err
-	}
-	defer theirs.Close()
 	entry := namespaces.config
 	if c.Group != nil && c.Group.Unified() != "" && entry.Namespaces&unix.CLONE_NEWTIME == 0 {
 		if entry.Cgroup, err = openFolder(c.Group.Unified()); err != nil {
@@ -227,6 +224,27 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 		}
 		defer entry.Cgroup.Close()
 	}
+	launch := c.launchInit
+	if fromOutside(cfg, namespaces) {
+		launch = c.launchWalker
+	}
+	if err := launch(ctx, entry); err != nil {
+		return err
+	}
+	c.order.Clone, c.order.NewCgroup = entry.Namespaces, namespaces.cgroup
+	c.born = entry.Cgroup != nil
+	c.Pid = c.process.Pid
+	c.StartTime, err = startTime(c.Pid)
+	return err
+}
+
+// launchInit clones nslab, to do all the rest by itself.
+func (c *Container) launchInit(ctx context.Context, entry pid.Config) (err error) {
+	var theirs *os.File
+	if c.link, theirs, err = newLink(); err != nil {
+		return err
+	}
+	defer theirs.Close()
 	cmd := pid.Command(entry, initEntry)
 	if entry.Before != nil {
 		// Go's child asks who its parent is once it has set its parent-death signal, lest that has died before. In a PID
@@ -243,14 +261,19 @@ func (c *Container) launch(ctx context.Context, cfg *Config) error {
 	// The init needs nothing of our environment. It lives for milliseconds, with one thread that works: no time for a
 	// garbage collection, nor for more than one of what Go's runtime makes for each processor.
 	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
-	if c.process, err = pid.Start(ctx, entry, cmd); err != nil {
+	c.process, err = pid.Start(ctx, entry, cmd)
+	return err
+}
+
+// arrange has everything arranged in the container but its last step.
+func (c *Container) arrange(ctx context.Context, cfg *Config) error {
+	if c.walker != nil {
+		return c.arrangeOutside(ctx, cfg)
+	}
+	if err := c.instruct(ctx, cfg); err != nil {
 		return err
 	}
-	c.order.Clone, c.order.NewCgroup = entry.Namespaces, namespaces.cgroup
-	c.born = entry.Cgroup != nil
-	c.Pid = c.process.Pid
-	c.StartTime, err = startTime(c.Pid)
-	return err
+	return c.setUp(ctx, cfg)
 }
 
 // instruct tells the init what to do, and gives it what is to be the program's standard input, output and error.
@@ -343,6 +366,13 @@ func (c *Container) Start(ctx context.Context) (err error) {
 			err = errors.Join(err, c.undo(context.WithoutCancel(ctx)))
 		}
 	}()
+	if c.walker != nil {
+		if err := c.startOutside(ctx); err != nil {
+			return err
+		}
+		c.Phase = PhaseRunning
+		return errors.Join(c.walker.Close(), c.save())
+	}
 	if err := c.link.send(order{}); err != nil {
 		return c.silence(ctx, err)
 	}
@@ -382,6 +412,12 @@ func (c *Container) undo(ctx context.Context) error {
 	var errs []error
 	if c.link != nil {
 		errs = append(errs, c.link.close())
+	}
+	if c.walker != nil {
+		c.walker.Close() // which may be closed already
+	}
+	if c.arranged != nil {
+		errs = append(errs, closeAll(append(c.arranged.own, c.arranged.root, c.arranged.tty)...))
 	}
 	if c.Console != nil {
 		errs = append(errs, c.Console.Close())

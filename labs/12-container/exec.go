@@ -154,11 +154,7 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	}
 	c.Last = append(c.Last, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
 	for _, r := range p.Rlimits {
-		resource, ok := rlimits[r.Type]
-		if !ok {
-			return fmt.Errorf("12-container: resource limit %q: %w", r.Type, errors.ErrUnsupported)
-		}
-		limit, err := reachable(resource, unix.Rlimit{Cur: r.Soft, Max: r.Hard})
+		limit, err := reachable(r)
 		if err != nil {
 			return err
 		}
@@ -167,7 +163,7 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 			list = &c.Last // it takes no rights to lower it, and the process that makes the program's would count, too
 		}
 		*list = append(*list, setns.Call{
-			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(resource)}, Data: [6]*walker.Data{2: {Bytes: limitBytes(limit)}}, Op: "prlimit",
+			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(rlimits[r.Type])}, Data: [6]*walker.Data{2: {Bytes: limitBytes(limit)}}, Op: "prlimit",
 			Text: fmt.Sprintf("prlimit(0, %s, {%d, %d})", r.Type, limit.Cur, limit.Max),
 		})
 	}
@@ -200,19 +196,28 @@ func limitBytes(l *unix.Rlimit) []byte {
 }
 
 // reachable lowers a limit to what may be set: to raise a hard limit takes CAP_SYS_RESOURCE.
-func reachable(resource int, want unix.Rlimit) (*unix.Rlimit, error) {
-	var have unix.Rlimit
-	if err := unix.Prlimit(0, resource, nil, &have); err != nil {
-		return nil, fmt.Errorf("12-container: read a resource limit: %w", err)
+func reachable(r specs.POSIXRlimit) (*unix.Rlimit, error) {
+	resource, ok := rlimits[r.Type]
+	if !ok {
+		return nil, fmt.Errorf("12-container: resource limit %q: %w", r.Type, errors.ErrUnsupported)
 	}
-	if want.Max > have.Max {
-		// It may be refused in the child, where nobody could react any more, so it is tried here, and taken back.
-		err := unix.Prlimit(0, resource, &unix.Rlimit{Cur: have.Cur, Max: want.Max}, nil)
-		if errors.Is(err, unix.EPERM) {
-			want = unix.Rlimit{Cur: min(want.Cur, have.Max), Max: have.Max}
-		} else if err != nil {
-			return nil, fmt.Errorf("12-container: raise a resource limit: %w", err)
-		}
+	want, have := unix.Rlimit{Cur: r.Soft, Max: r.Hard}, unix.Rlimit{}
+	if err := unix.Prlimit(0, resource, nil, &have); err != nil {
+		return nil, fmt.Errorf("12-container: read limit %s: %w", r.Type, err)
+	}
+	if want.Max <= have.Max {
+		return &want, nil
+	}
+	// It may be refused in the child, where nobody could react any more, so it is tried here, and taken back.
+	err := unix.Prlimit(0, resource, &unix.Rlimit{Cur: have.Cur, Max: want.Max}, nil)
+	if errors.Is(err, unix.EPERM) {
+		return &unix.Rlimit{Cur: min(want.Cur, have.Max), Max: have.Max}, nil
+	}
+	if err == nil {
+		err = unix.Prlimit(0, resource, &have, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("12-container: raise limit %s: %w", r.Type, err)
 	}
 	return &want, nil
 }
@@ -232,6 +237,8 @@ func execError(p *specs.Process, err error) error {
 		return AsInitError(programError(p.Args[0], refused.Err, !strings.Contains(p.Args[0], "/")))
 	case "chdir", "getcwd":
 		return AsInitError(&kindError{KindCwd, fmt.Errorf("chdir to cwd (%q): %w", p.Cwd, refused.Err)})
+	case "setgroups", "setresgid", "setresuid":
+		return AsInitError(&kindError{KindUser, fmt.Errorf("12-container: become user: %w", err)})
 	}
 	return err
 }

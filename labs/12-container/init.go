@@ -43,6 +43,13 @@ type initProcess struct {
 	tty     *os.File     // the inner end of the container's terminal
 	console *os.File     // the outer end, until the parent has it
 	id      identity
+
+	// Where a thread of the maker does the work of the init, see outside.go:
+	proc     *os.File   // the procfs of its PID namespace
+	root     *os.File   // "/", in the end
+	program  []*os.File // the program's streams
+	own      []*os.File // which of them were opened here
+	warnings []string
 }
 
 // initMain ends in execve, or in an error that is told to the parent.
@@ -85,20 +92,26 @@ func initMain() {
 //   - settings below /proc before parts of it are hidden or made read-only
 //   - the root after all that; what the kernel only sees from inside comes after it
 func (i *initProcess) arrange(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
+	return inOrder(ctx,
 		i.enterGroup, // 03
 		i.session,    // 01
 		i.layers,     // 02, 05
 		i.hooks,
-		i.mounts,     // 02, 04, 07
-		i.furnish,    // 04
-		i.terminal,   //
-		i.settings,   // 01
-		i.whoAndHere, //
-		i.hide,       // 10
-		i.switchRoot, // 04
-		i.network,    // 09
-	} {
+		i.mounts,      // 02, 04, 07
+		i.furnish,     // 04
+		i.replaceNull, // 10
+		i.terminal,    //
+		i.settings,    // 01
+		i.itself,      // 01
+		i.whoAndHere,  //
+		i.hide,        // 10
+		i.switchRoot,  // 04
+		i.network,     // 09
+	)
+}
+
+func inOrder(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -163,10 +176,12 @@ func (i *initProcess) layers(ctx context.Context) error {
 	switch i.Config.Driver {
 	case "":
 		err = rootfs.MountPoint(ctx, root)
-	case unionfs.AufsFUSE:
-		// Its server must not live inside: our parent starts it, and mounts in our namespace.
-		err = i.ask(message{Union: true})
 	default:
+		if i.Config.Driver == unionfs.AufsFUSE && i.link != nil {
+			// Its server must not live inside: our parent starts it, and mounts in our namespace.
+			err = i.ask(message{Union: true})
+			break
+		}
 		_, err = unionfs.Mount(ctx, i.Config.Driver, i.Config.Layers, root)
 	}
 	if err != nil {
@@ -249,7 +264,12 @@ func (i *initProcess) switchRoot(ctx context.Context) error {
 
 // warn tells the parent of something that is not as asked for, but no reason to fail.
 func (i *initProcess) warn(format string, args ...any) {
-	i.link.send(message{Warning: fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf(format, args...)
+	if i.link == nil {
+		i.warnings = append(i.warnings, text)
+		return
+	}
+	i.link.send(message{Warning: text})
 }
 
 // at opens a path of the tree, whatever links are on the way, and checks that it lies in a file system of a kind.

@@ -41,6 +41,8 @@ func (i *initProcess) mount(ctx context.Context, m specs.Mount) error {
 	switch {
 	case target == "/":
 		return fmt.Errorf("12-container: mount on /: %w", volumes.ErrRoot)
+	case m.Type == "proc" && target == "/proc" && i.proc != nil:
+		return rootfs.AttachProc(ctx, i.tree, i.proc)
 	case m.Type == "proc" && target == "/proc":
 		return rootfs.Proc(ctx, i.tree)
 	case m.Type == "sysfs" && target == "/sys":

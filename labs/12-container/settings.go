@@ -18,8 +18,22 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-// furnish puts the devices into /dev, and the program's standard streams on them where they are not somebody's.
+// furnish puts the devices into /dev.
 func (i *initProcess) furnish(ctx context.Context) (err error) {
+	if !i.ownDev() {
+		return nil
+	}
+	dev, err := i.dev(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	_, err = rootfs.FillDev(ctx, dev, devicesOf(i.Config.Spec))
+	return err
+}
+
+// replaceNull takes the container's own null device for the program's standard streams, where they are not somebody's.
+func (i *initProcess) replaceNull(ctx context.Context) (err error) {
 	if !i.ownDev() {
 		return security.ReplaceNull(ctx, nil)
 	}
@@ -28,9 +42,6 @@ func (i *initProcess) furnish(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	if _, err = rootfs.FillDev(ctx, dev, devicesOf(i.Config.Spec)); err != nil {
-		return err
-	}
 	return security.ReplaceNull(ctx, dev)
 }
 
@@ -44,21 +55,13 @@ func devicesOf(spec *specs.Spec) []specs.LinuxDevice {
 	return list
 }
 
-// settings makes the kernel parameters, names and limits. Those of the network, IPC and UTS namespaces are the container's
-// own; what is the machine's the kernel does not let us write from here.
+// settings makes the kernel parameters and names. Those of the network, IPC and UTS namespaces are the container's own; what is the
+// machine's the kernel does not let us write from here.
 func (i *initProcess) settings(ctx context.Context) error {
 	spec := i.Config.Spec
 	for _, key := range slices.Sorted(maps.Keys(spec.Linux.Sysctl)) {
 		name := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
 		if err := i.write(ctx, name, spec.Linux.Sysctl[key]); err != nil {
-			return err
-		}
-	}
-	if spec.Process.OOMScoreAdj != nil {
-		err := i.write(ctx, "/proc/self/oom_score_adj", strconv.Itoa(*spec.Process.OOMScoreAdj))
-		if errors.Is(err, unix.EACCES) {
-			i.warn("the OOM score stays as it is: to lower it takes CAP_SYS_RESOURCE")
-		} else if err != nil {
 			return err
 		}
 	}
@@ -72,13 +75,29 @@ func (i *initProcess) settings(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, r := range spec.Process.Rlimits {
+	return nil
+}
+
+// itself sets what is this process's, and will be the program's.
+func (i *initProcess) itself(ctx context.Context) error {
+	process := i.Config.Spec.Process
+	if process.OOMScoreAdj != nil {
+		err := i.write(ctx, "/proc/self/oom_score_adj", strconv.Itoa(*process.OOMScoreAdj))
+		if errors.Is(err, unix.EACCES) {
+			i.warn(oomWarning)
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, r := range process.Rlimits {
 		if err := i.limit(ctx, r); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+const oomWarning = "the OOM score stays as it is: to lower it takes CAP_SYS_RESOURCE"
 
 // write writes to a file of the container's procfs, and to nothing else: what lies under that name was made by the image's
 // author or by another container that shares a volume, until proved otherwise (CVE-2025-52881).
@@ -134,13 +153,17 @@ func (i *initProcess) limit(ctx context.Context, r specs.POSIXRlimit) error {
 			return fmt.Errorf("12-container: read limit %s: %w", r.Type, err)
 		}
 		want = unix.Rlimit{Cur: min(want.Cur, have.Max), Max: min(want.Max, have.Max)}
-		i.warn("%s is %s instead of %s: to raise it takes CAP_SYS_RESOURCE", r.Type, limitText(want.Max), limitText(r.Hard))
+		i.warn("%s", limitWarning(r, want))
 		err = set()
 	}
 	if err != nil {
 		return fmt.Errorf("12-container: set limit %s to %d:%d: %w", r.Type, r.Soft, r.Hard, err)
 	}
 	return nil
+}
+
+func limitWarning(r specs.POSIXRlimit, have unix.Rlimit) string {
+	return fmt.Sprintf("%s is %s instead of %s: to raise it takes CAP_SYS_RESOURCE", r.Type, limitText(have.Max), limitText(r.Hard))
 }
 
 func limitText(n uint64) string {
