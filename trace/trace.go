@@ -77,12 +77,22 @@ func Replay(ctx context.Context, r Record) {
 	}
 }
 
+// Line names the place of a program counter, as [Record.At] does.
+func Line(pc uintptr) string {
+	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
+	return place(frame.File, frame.Line)
+}
+
 // at names the caller's file from the root of the source tree, which is the same in every checkout.
 func at(skip int) string {
 	_, file, line, ok := runtime.Caller(skip + 1)
 	if !ok {
 		return ""
 	}
+	return place(file, line)
+}
+
+func place(file string, line int) string {
 	for _, top := range []string{"/labs/", "/course/", "/engine/", "/image/"} {
 		if i := strings.LastIndex(file, top); i >= 0 {
 			return fmt.Sprintf("%s:%d", file[i+1:], line)

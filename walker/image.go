@@ -25,6 +25,7 @@ const (
 
 	cwdOffset, cwdSize = 0x2000, unix.PathMax
 	loader             = 0x3000 // the steps that receive a list
+	alone              = 0x3100 // what a walker says that has nobody to receive one from
 
 	page = 0x10000 // in the file
 )
@@ -69,7 +70,7 @@ func Program() (*os.File, error) {
 	if _, err := unix.Pwrite(fd, append(header(len(text)), text...), 0); err != nil {
 		return nil, fmt.Errorf("walker: write the program: %w", err)
 	}
-	if _, err := unix.Pwrite(fd, loaderSteps(), page+loader); err != nil {
+	if _, err := unix.Pwrite(fd, ownData(), page+loader); err != nil {
 		return nil, fmt.Errorf("walker: write the program: %w", err)
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
@@ -89,13 +90,17 @@ const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_
 // ErrForbidden is a kernel that executes nothing from memory.
 var ErrForbidden = errors.New("the sysctl vm.memfd_noexec forbids it")
 
-// loaderSteps are the walker's first list, and its only one of its own: receive the length of a list, receive the list. The first
-// call puts the length where the second has its own.
-func loaderSteps() []byte {
+// aloneText has the length that walk.h gives.
+const aloneText = "nslab: what is executed here is a part of nslab that cannot do anything by itself, and no program of the image: /proc/self/exe?\n"
+
+// ownData is what stands in the scratch page from the beginning. The first is a list, the only one of the walker's own: receive the
+// length of a list, receive the list. The first call puts the length where the second has its own.
+func ownData() []byte {
 	length := uintptr(scratch + loader + stepSize + 8*3)
 	first := Step{syscall.SYS_RECVFROM, [6]uintptr{Socket, length, 8, syscall.MSG_WAITALL}, receives}
 	second := Step{syscall.SYS_RECVFROM, [6]uintptr{Socket, base, 0, syscall.MSG_WAITALL}, receives}
-	return second.encode(first.encode(nil))
+	data := second.encode(first.encode(nil))
+	return append(append(data, make([]byte, alone-loader-len(data))...), aloneText...)
 }
 
 // The fields of an executable, see elf(5).
@@ -115,7 +120,7 @@ func header(text int) []byte {
 	}
 	segments := []segment{
 		{load, readable | executes, 0, code, uint64(begin + text), uint64(begin + text)},
-		{load, readable | writes, page, scratch, loader + 2*stepSize, scratchSize},
+		{load, readable | writes, page, scratch, alone + uint64(len(aloneText)), scratchSize},
 		{load, readable | writes, page, base, 0, most},
 		{gnuStack, readable | writes, 0, 0, 0, 0}, // no instructions on the stack
 	}

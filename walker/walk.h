@@ -25,6 +25,9 @@
 #define REPORTS 0x1000
 #define CWD 0x2000
 #define LOADER 0x3000
+#define ALONE 0x3100
+#define ALONELEN 128
+#define STDERR 2
 
 #define MOST 64
 #define FAILED 127

@@ -198,6 +198,8 @@ noted:
 	JMP	exit
 
 received:
+	CMPQ	BX, $0
+	JNE	alone
 	CMPQ	R15, 24(R14)
 	JNE	fail
 
@@ -205,6 +207,14 @@ next:
 	INCQ	R13
 	ADDQ	$SIZE, R14
 	JMP	step
+
+	// There is no socket: somebody has executed us who is not our maker, as /proc/self/exe for example.
+alone:
+	MOVQ	$WRITE, AX
+	MOVQ	$STDERR, DI
+	LEAQ	ALONE(R12), SI
+	MOVQ	$ALONELEN, DX
+	SYSCALL
 
 fail:
 	MOVQ	$FAILED, DI

@@ -195,6 +195,7 @@ noted:
 	B	exit
 
 received:
+	CBNZ	R23, alone
 	MOVD	24(R21), R9
 	CMP	R9, R22
 	BNE	fail
@@ -203,6 +204,14 @@ next:
 	ADD	$1, R20, R20
 	ADD	$SIZE, R21, R21
 	B	step
+
+alone:
+	MOVD	$STDERR, R0
+	MOVD	$ALONE, R9
+	ADD	R9, R19, R1
+	MOVD	$ALONELEN, R2
+	MOVD	$WRITE, R8
+	SVC
 
 fail:
 	MOVD	$FAILED, R0

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"syscall"
@@ -299,5 +300,19 @@ func TestFiles(t *testing.T) {
 	var end syscall.WaitStatus
 	if _, err := syscall.Wait4(w.Pid, &end, 0, nil); err != nil || end.ExitStatus() != 127 {
 		t.Errorf("%v, %v; want 127", end, err)
+	}
+}
+
+// TestAlone: who executes a walker by himself is told what that is.
+func TestAlone(t *testing.T) {
+	f, err := Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(f.Name())
+	out, _ := cmd.CombinedOutput()
+	if string(out) != aloneText || cmd.ProcessState.ExitCode() != 127 {
+		t.Errorf("%q, %v; want %q, 127", out, cmd.ProcessState, aloneText)
 	}
 }

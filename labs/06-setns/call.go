@@ -28,6 +28,14 @@ type Call struct {
 	What string          // what it is about, for an error
 	Text string          // as strace would show it
 	May  bool            // it may be refused
+	At   uintptr         // where in the source it was chosen, from [Here]; 0 is the place where it is added to a list
+}
+
+// Here is the program counter of the caller's caller, for skip 1 of that one's, and so on.
+func Here(skip int) uintptr {
+	var pc [1]uintptr
+	runtime.Callers(3+skip, pc[:])
+	return pc[0]
 }
 
 // Make makes the call on the calling thread.

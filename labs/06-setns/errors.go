@@ -145,7 +145,7 @@ func (e *Error) shape() []diagnosis.Condition {
 		list = append(list, diagnosis.Condition{
 			What: "the caller has one thread, with root and working folder of its own", Detail: "Threads: " + strconv.Itoa(e.Threads),
 			OK:     e.Threads == 1,
-			Remedy: "enter it between fork and exec, as setns.Start does",
+			Remedy: "let a child with one thread enter it, as setns.Start does",
 		})
 	}
 	if e.Flags&unix.CLONE_NEWUSER != 0 {

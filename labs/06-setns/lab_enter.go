@@ -129,7 +129,7 @@ func lastTwo(numbers string) string {
 	return strings.Join(f[max(0, len(f)-2):], " ")
 }
 
-// oneThread: what a program with threads cannot enter, a child between fork and exec can.
+// oneThread: what a program with threads cannot enter, a child with one can.
 func oneThread(t *course.T) error {
 	host := uint32(100000) // an id that no account has, as container engines use them
 	if t.InUserNamespace() {
@@ -171,7 +171,7 @@ func oneThread(t *course.T) error {
 		return err
 	}
 	_, different := shared(box.Pid(), p.Pid)
-	t.See("the child between fork and exec enters both: %s · the container's: %s", inode(p.Pid, "user"), inode(box.Pid(), "user"))
+	t.See("the child with one thread enters both: %s · the container's: %s", inode(p.Pid, "user"), inode(box.Pid(), "user"))
 	t.See("its uid_map: %s; its user, seen from out here: %s", said, strings.Fields(uids)[0])
 	t.Check(!strings.Contains(words(before), "user"), "not in common", words(before), "nslab itself is still in its own user namespace")
 	t.Equal("–", words(different), "the child is in all namespaces of the container, user and mount too")

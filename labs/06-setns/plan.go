@@ -268,6 +268,7 @@ func (p *plan) setIDs(op string, trap uintptr, id uint32) {
 // the socket to our maker, which execve closes: that is how he hears that the program runs.
 func (p *plan) streams(context.Context, Config) error {
 	p.add(walker.Must, planned{op: "fcntl"}, unix.SYS_FCNTL, walker.Socket, unix.F_SETFD, unix.FD_CLOEXEC)
+	p.add(walker.Must, planned{op: "shutdown"}, unix.SYS_SHUTDOWN, walker.Socket, unix.SHUT_RD) // from here on it only reports
 	p.add(walker.Must, p.call("close_range", "", "close_range(%d, ~0U, 0)", walker.First), unix.SYS_CLOSE_RANGE, walker.First, math.MaxUint32, 0)
 	return nil
 }
@@ -306,6 +307,9 @@ func (p *plan) callers(list []Call) {
 			}
 		}
 		p.add(kind, planned{op: c.Op, what: c.What, text: c.Text}, c.Trap, args[:]...)
+		if p.traced && c.At != 0 {
+			p.calls[len(p.calls)-1].at = trace.Line(c.At)
+		}
 	}
 }
 

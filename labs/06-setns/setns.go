@@ -11,10 +11,9 @@
 //
 // The limits: setns changes one *thread*, and the kernel refuses to give a thread of several another user namespace,
 // mount namespace or time namespace: the others would disagree with it about who they are, where "/" is and what time it
-// is. A Go program has several threads before its first line runs. So all of this happens between fork and exec, in a
-// child of one thread that must not use Go's runtime: child.go tells how, plan.go in which order. Two things that os/exec
-// would do are therefore left to the caller: copying output through pipes, and lowering the soft limit of open files
-// that the Go runtime has raised (one of [Config.Last]).
+// is. A Go program has several threads before its first line runs. So all of this is done by a child that is another program, a
+// walker (see package walker): plan.go tells what in which order. Two things that os/exec would do are left to the caller:
+// copying output through pipes, and lowering the soft limit of open files that the Go runtime has raised (one of [Config.Last]).
 //
 // See setns(2), pidfd_open(2), namespaces(7), user_namespaces(7), pid_namespaces(7).
 package setns

@@ -92,7 +92,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s stands at %q; want a line of plan.go", c.op, c.at)
 		}
 	}
-	want := "prctl chdir getcwd fcntl close_range before setgroups setresgid setresuid after prctl rt_sigprocmask last execve execve"
+	want := "prctl chdir getcwd fcntl shutdown close_range before setgroups setresgid setresuid after prctl rt_sigprocmask last execve execve"
 	if strings.Join(got, " ") != want {
 		t.Errorf("calls: %s\nwant:  %s", strings.Join(got, " "), want)
 	}
@@ -413,4 +413,25 @@ func TestOpenFileRefuses(t *testing.T) {
 		t.Fatalf("OpenFile(/proc/self/ns/net) = %v, %v", k, err)
 	}
 	f.Close()
+}
+
+// TestOnThread: what a function does to its thread's namespaces is not what the process shows of itself, whatever thread it gets.
+func TestOnThread(t *testing.T) {
+	coursetest.NeedRoot(t)
+	before, err := evidence.Namespace(os.Getpid(), "mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	for range 50 {
+		wait.Go(func() {
+			if err := OnThread(func() error { return unix.Unshare(unix.CLONE_NEWNS) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if after, err := evidence.Namespace(os.Getpid(), "mnt"); after != before || err != nil {
+		t.Errorf("the process is in mount namespace %d, %v; want %d", after, err, before)
+	}
 }

@@ -246,7 +246,8 @@ func (p *plan) forged(r walker.Report) bool {
 // collect listens until the child has become the program, or has ended, or ctx is done.
 func collect(ctx context.Context, child *walker.Walker) (reports []walker.Report) {
 	for {
-		more, _, err := child.Hear(ctx)
+		more, files, err := child.Hear(ctx)
+		closeAll(files) // which nobody has asked for: see forged
 		if err != nil {
 			return reports
 		}

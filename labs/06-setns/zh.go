@@ -33,15 +33,15 @@ func zh() course.Messages {
 		"yet it is nslab's child, not the container's":                          "但它是 nslab 的子进程，不是容器的",
 
 		// threads
-		"/proc/%s/status, which is nslab: Threads: %s":                          "nslab 自己的 /proc/%s/status：Threads: %s",
-		"nslab itself enters the %s namespace: %s":                              "由 nslab 自己进入 %s 命名空间：%s",
-		"a thread of several may not have a user namespace of its own":          "多个线程中的一个，不能单独换用户命名空间",
-		"nor a mount namespace, with a root that the others share":              "也不能单独换挂载命名空间，因为根目录是各线程共用的",
-		"the child between fork and exec enters both: %s · the container's: %s": "fork 与 exec 之间的子进程两个都进去了：%s · 容器的：%s",
-		"its uid_map: %s; its user, seen from out here: %s":                     "它的 uid_map：%s；从外面看，它的用户是：%s",
-		"nslab itself is still in its own user namespace":                       "nslab 自己仍在原来的用户命名空间里",
-		"the child is in all namespaces of the container, user and mount too":   "子进程进入了容器的全部命名空间，用户和挂载也在内",
-		"and is its root, which out here is the user it was mapped to":          "它在里面是 root，在外面是映射到的那个用户",
+		"/proc/%s/status, which is nslab: Threads: %s":                        "nslab 自己的 /proc/%s/status：Threads: %s",
+		"nslab itself enters the %s namespace: %s":                            "由 nslab 自己进入 %s 命名空间：%s",
+		"a thread of several may not have a user namespace of its own":        "多个线程中的一个，不能单独换用户命名空间",
+		"nor a mount namespace, with a root that the others share":            "也不能单独换挂载命名空间，因为根目录是各线程共用的",
+		"the child with one thread enters both: %s · the container's: %s":     "只有一个线程的子进程两个都进去了：%s · 容器的：%s",
+		"its uid_map: %s; its user, seen from out here: %s":                   "它的 uid_map：%s；从外面看，它的用户是：%s",
+		"nslab itself is still in its own user namespace":                     "nslab 自己仍在原来的用户命名空间里",
+		"the child is in all namespaces of the container, user and mount too": "子进程进入了容器的全部命名空间，用户和挂载也在内",
+		"and is its root, which out here is the user it was mapped to":        "它在里面是 root，在外面是映射到的那个用户",
 
 		// children
 		"the caller, process %s: ns/pid → %s, NSpid %s":             "调用者，进程 %s：ns/pid → %s，NSpid %s",
@@ -113,7 +113,7 @@ func zh() course.Messages {
 		"the namespace belongs to nslab's user namespace, or to one below it":       "该命名空间属于 nslab 的用户命名空间，或属于它的下级",
 		"enter it from the user namespace that made it, or from one above":          "从创建它的用户命名空间，或者从更上级进入",
 		"the caller has one thread, with root and working folder of its own":        "调用者只有一个线程，根目录和工作目录也不与别人共用",
-		"enter it between fork and exec, as setns.Start does":                       "在 fork 与 exec 之间进入，setns.Start 就是这样做的",
+		"let a child with one thread enter it, as setns.Start does":                 "让只有一个线程的子进程去进入，setns.Start 就是这样做的",
 		"it is another user namespace than nslab's own":                             "它不是 nslab 自己所在的用户命名空间",
 		"leave it out: nslab is in it":                                              "不必进入：nslab 已经在里面",
 		"the PID namespace is nslab's own, or one below it":                         "该 PID 命名空间是 nslab 自己的，或是它的下级",

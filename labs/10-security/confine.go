@@ -91,7 +91,7 @@ func setCapabilities(c *specs.LinuxCapabilities) ([]setns.Call, error) {
 		// Before capset: to lower is always allowed, and what is not permitted can't stay ambient anyhow.
 		prctl("PR_CAP_AMBIENT", "PR_CAP_AMBIENT_CLEAR_ALL", unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0),
 		{
-			Trap: unix.SYS_CAPSET, Op: "capset", Data: [6]*walker.Data{{Bytes: header}, {Bytes: halves}},
+			Trap: unix.SYS_CAPSET, Op: "capset", At: setns.Here(-1), Data: [6]*walker.Data{{Bytes: header}, {Bytes: halves}},
 			Text: fmt.Sprintf("capset({0}, {effective=%#x, permitted=%#x, inheritable=%#x})", effective, permitted, inheritable),
 		},
 	}
@@ -146,7 +146,7 @@ func Last(p *specs.Process, f *Filter) (calls []setns.Call) {
 
 // prctl writes down a prctl(2). The kernel wants the arguments that an option does not use to be 0.
 func prctl(option, argument string, args ...uintptr) setns.Call {
-	c := setns.Call{Trap: unix.SYS_PRCTL, Op: "prctl", Text: fmt.Sprintf("prctl(%s, %s)", option, argument)}
+	c := setns.Call{Trap: unix.SYS_PRCTL, Op: "prctl", At: setns.Here(0), Text: fmt.Sprintf("prctl(%s, %s)", option, argument)}
 	copy(c.Args[:], args)
 	c.What = option + " " + argument
 	return c

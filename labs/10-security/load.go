@@ -41,7 +41,7 @@ func (f *Filter) load() setns.Call {
 	}}
 	binary.NativeEndian.PutUint16(prog.Bytes, uint16(count))
 	return setns.Call{
-		Trap: unix.SYS_SECCOMP, Op: "seccomp",
+		Trap: unix.SYS_SECCOMP, Op: "seccomp", At: setns.Here(-1),
 		Args: [6]uintptr{unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags)}, Data: [6]*walker.Data{2: prog},
 		Text: fmt.Sprintf("seccomp(SECCOMP_SET_MODE_FILTER, %s, {len=%d})", flagNames(f.Flags), count),
 	}

@@ -15,22 +15,29 @@ import (
 	"github.com/nslab/nslab/course/evidence"
 	mount "github.com/nslab/nslab/labs/02-mount"
 	"github.com/nslab/nslab/trace"
+	"github.com/nslab/nslab/walker"
 )
 
 // milestones are the calls that are shown of the many: the first of each kind, in the order in which they must come.
-var milestones = []struct{ name, at, call string }{
-	{"clone", "labs/01-", "clone("},
-	{"group", "labs/03-", "mkdir("}, // in v2 this comes first: the process is born in it
-	{"private", "labs/02-", `mount("", "/", "", MS_REC|MS_PRIVATE`},
-	{"union", "labs/05-", ""},
-	{"proc", "labs/01-", `mount("proc"`},
-	{"volume", "labs/07-", "openat2("},
-	{"hostname", "labs/12-", "sethostname("},
-	{"mask", "labs/10-", "move_mount("},
-	{"root", "labs/04-", "pivot_root("},
-	{"capabilities", "labs/10-", "capset("},
-	{"filter", "labs/10-", "seccomp("},
+var milestones = []struct {
+	name string
+	ways []way // one of these
+}{
+	{"clone", []way{{"labs/01-", "clone("}}},
+	{"group", []way{{"labs/03-", "mkdir("}}}, // in v2 this comes first: the process is born in it
+	{"private", []way{{"labs/02-", `mount("", "/", "", MS_REC|MS_PRIVATE`}}},
+	{"union", []way{{"labs/05-", ""}}},
+	{"proc", []way{{"labs/01-", `mount("proc"`}, {"labs/04-rootfs/container.go", "move_mount("}}}, // made by itself, or for it
+	{"volume", []way{{"labs/07-", "openat2("}}},
+	{"hostname", []way{{"labs/12-", "sethostname("}}},
+	{"mask", []way{{"labs/10-", "move_mount("}}},
+	{"root", []way{{"labs/04-", "pivot_root("}}},
+	{"capabilities", []way{{"labs/10-", "capset("}}},
+	{"filter", []way{{"labs/10-", "seccomp("}}},
 }
+
+// way is a call, and where it stands.
+type way struct{ at, call string }
 
 // stage sums up the calls that stand in one lab.
 type stage struct {
@@ -49,7 +56,8 @@ type story struct {
 
 func (s *story) hear(r trace.Record) {
 	for _, m := range milestones {
-		if strings.HasPrefix(r.At, m.at) && strings.HasPrefix(r.Text, m.call) && !slices.Contains(s.passed, m.name) {
+		is := func(w way) bool { return strings.HasPrefix(r.At, w.at) && strings.HasPrefix(r.Text, w.call) }
+		if slices.ContainsFunc(m.ways, is) && !slices.Contains(s.passed, m.name) {
 			s.passed = append(s.passed, m.name)
 			s.show(r)
 		}
@@ -185,7 +193,7 @@ func initBecomes(t *course.T) error {
 			list = append(list, f+" "+status(c.Pid, f))
 		}
 		t.See("process %s: exe → %s, file %s, comm %s, %s", str(c.Pid), program(c.Pid), fileID(fmt.Sprintf("/proc/%d/exe", c.Pid)), comm, strings.Join(list, ", "))
-		return isNslab(c.Pid), values, born
+		return isNslab(c.Pid) || strings.HasPrefix(program(c.Pid), "/memfd:"+walker.Name), values, born
 	}
 	t.See("nslab's own file: %s", fileID("/proc/self/exe"))
 	t.See("all is arranged; the program is not there yet:")
@@ -205,7 +213,7 @@ func initBecomes(t *course.T) error {
 	t.Equal(left[0], left[4], "and so is the bounding set, beyond which nobody gets")
 	t.Equal("0 2", rights[1]+" "+left[1], "from no seccomp filter to one")
 	t.Equal("0 1", rights[2]+" "+left[2], "and no program can bring rights back")
-	t.Check(rights[3] != "1" && left[3] == "1", "many, then 1", rights[3]+", then "+left[3], "of nslab's threads one is left, and that is the program's")
+	t.Equal("1", left[3], "it has one thread, and that is the program's")
 	return visit(t, c)
 }
 

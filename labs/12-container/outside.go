@@ -74,6 +74,7 @@ const (
 func firstSteps() []setns.Call {
 	text := func(s string) *walker.Data { return &walker.Data{Bytes: append([]byte(s), 0)} }
 	return []setns.Call{
+		forget(), // what we were started with without O_CLOEXEC
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, Op: "prctl", Text: "prctl(PR_SET_PDEATHSIG, SIGKILL)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_DUMPABLE}, Op: "prctl", Text: "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_NAME}, Data: [6]*walker.Data{1: text(initEntry)}, Op: "prctl", Text: `prctl(PR_SET_NAME, "nslab-init")`},
@@ -125,6 +126,9 @@ func (c *Container) arrangeOutside(ctx context.Context, cfg *Config) (err error)
 		if err := setns.Setns(ctx, init, entered); err != nil {
 			return err
 		}
+		if err := c.inside(); err != nil {
+			return err
+		}
 		if err := i.arrangeHere(ctx); err != nil {
 			return AsInitError(err) // here, where the conditions can be probed
 		}
@@ -135,6 +139,19 @@ func (c *Container) arrangeOutside(ctx context.Context, cfg *Config) (err error)
 		return err
 	}
 	c.Console, c.arranged = i.console, i
+	return nil
+}
+
+// inside makes sure that the mounts which come next are the container's: were they the machine's, its root would be the container's.
+func (c *Container) inside() error {
+	var ours, its unix.Stat_t
+	err := errors.Join(unix.Stat("/proc/thread-self/ns/mnt", &ours), unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", c.Pid), &its))
+	if err != nil {
+		return fmt.Errorf("12-container: look at the mount namespace: %w", err)
+	}
+	if ours.Dev != its.Dev || ours.Ino != its.Ino {
+		return errors.New("12-container: the thread is not in the container's mount namespace")
+	}
 	return nil
 }
 

@@ -33,7 +33,7 @@ func zh() course.Messages {
 		"and so is the bounding set, beyond which nobody gets":      "边界集也是，谁也越不过它",
 		"from no seccomp filter to one":                             "从没有 seccomp 过滤器变成有",
 		"and no program can bring rights back":                      "而且任何程序都不能把权限带回来",
-		"of nslab's threads one is left, and that is the program's": "nslab 的线程只剩一个，现在属于用户的程序",
+		"it has one thread, and that is the program's": "它只有一个线程，就是用户程序的线程",
 
 		// layers
 		"the image, read-only: etc has %s":                                                "镜像，只读：etc 里有 %s",

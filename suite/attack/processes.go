@@ -168,7 +168,8 @@ func look(pid int, seen map[int]bool, shared bool) {
 	var links []string
 	for _, e := range entries {
 		link, err := os.Readlink(dir + "fd/" + e.Name())
-		if n, _ := strconv.Atoi(e.Name()); n > 2 && err == nil && !strings.HasPrefix(link, "pipe:") {
+		n, _ := strconv.Atoi(e.Name())
+		if reports := n == 3 && strings.HasPrefix(link, "socket:"); n > 2 && err == nil && !reports {
 			links = append(links, e.Name()+" "+link)
 		}
 	}
@@ -226,9 +227,12 @@ func catch(pid, exe int) {
 	for range 20000 {
 		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
+			_, err = unix.Write(fd, []byte("x"))
 			unix.Close(fd)
-			breaks(what, "it can be opened for writing")
-			return
+			if err == nil {
+				breaks(what, "it can be written")
+				return
+			}
 		}
 		if !errors.Is(err, unix.ETXTBSY) {
 			result(what, err)
