@@ -45,8 +45,10 @@ func TestKillSweep(t *testing.T) {
 				return cmd
 			}
 			start := time.Now()
-			if err := nslab("run", l.Name(), "--auto").Run(); err != nil {
-				t.Fatalf("run %s undisturbed: %v", l.Name(), err)
+			undisturbed := nslab("run", l.Name(), "--auto")
+			undisturbed.Stdout = nil
+			if out, err := undisturbed.Output(); err != nil {
+				t.Fatalf("run %s undisturbed: %v\n%s", l.Name(), err, out)
 			}
 			whole := time.Since(start)
 			random := rand.New(rand.NewPCG(seed, uint64(i)))
