@@ -125,9 +125,12 @@ func (e *Engine) alive(id string) bool {
 // is left.
 func (c *Container) takeNetworks(ctx context.Context, said func(string)) (err error) {
 	if !c.bridged() {
-		return c.noteSharing(ctx)
+		return errors.Join(c.forgetResolver(), c.noteSharing(ctx))
 	}
 	if err := c.dropNetworks(ctx); err != nil { // of a run that nobody has ended
+		return err
+	}
+	if err := c.forgetResolver(); err != nil {
 		return err
 	}
 	k := &connection{sandbox: &network.Sandbox{ID: c.ID}, said: said}

@@ -82,7 +82,8 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	}
 	switch {
 	case c.donor != nil:
-		return copyEtc(filepath.Join(c.donor.path(initLayer), "etc"), layer, etcFiles, rootfs.Etc{})
+		err := copyEtc(filepath.Join(c.donor.path(initLayer), "etc"), layer, etcFiles, rootfs.Etc{})
+		return errors.Join(err, copyEtc(c.donor.path(resolveFolder), layer, etcFiles, rootfs.Etc{})) // what it got meanwhile
 	case c.HostConfig.NetworkMode == "host":
 		return copyEtc("/etc", layer, []string{"hosts", "resolv.conf"}, etc)
 	}
@@ -114,25 +115,13 @@ func (c *Container) nameHosts(ctx context.Context) error {
 
 func (c *Container) etc() (rootfs.Etc, error) {
 	h := &c.HostConfig
-	e := rootfs.Etc{Hostname: c.Config.Hostname, Search: h.DNSSearch, Options: h.DNSOptions, Bare: true}
+	e, err := c.resolverEtc(c.connection.resolver())
+	if err != nil {
+		return e, err
+	}
+	e.Hostname = c.Config.Hostname
 	if d := c.Config.Domainname; d != "" && !strings.Contains(e.Hostname, ".") {
 		e.Hostname += "." + d
-	}
-	for _, s := range h.DNS {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return e, &InputError{What: "DNS server", Value: s, Err: errors.New("it is not an IP address")}
-		}
-		e.Servers = append(e.Servers, a)
-	}
-	if own := resolves(e); own || c.connection.resolver() {
-		c.fillResolver(&e)
-	}
-	if c.connection.resolver() {
-		e.Servers = []netip.Addr{network.ResolverAddress.Addr()}
-		if !slices.ContainsFunc(e.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
-			e.Options = append(slices.Clone(e.Options), "ndots:0") // names without a dot are for us, too
-		}
 	}
 	for _, x := range h.ExtraHosts {
 		name, address, ok := strings.Cut(x, ":")
@@ -166,6 +155,29 @@ func (c *Container) etc() (rootfs.Etc, error) {
 			if p.IsValid() {
 				e.Hosts = append(e.Hosts, rootfs.HostEntry{Address: p.Addr(), Names: own})
 			}
+		}
+	}
+	return e, nil
+}
+
+// resolverEtc is how the container finds names: from its monitor, or from servers that the user or the host has named.
+func (c *Container) resolverEtc(monitor bool) (rootfs.Etc, error) {
+	h := &c.HostConfig
+	e := rootfs.Etc{Search: h.DNSSearch, Options: h.DNSOptions, Bare: true}
+	for _, s := range h.DNS {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return e, &InputError{What: "DNS server", Value: s, Err: errors.New("it is not an IP address")}
+		}
+		e.Servers = append(e.Servers, a)
+	}
+	if own := resolves(e); own || monitor {
+		c.fillResolver(&e)
+	}
+	if monitor {
+		e.Servers = []netip.Addr{network.ResolverAddress.Addr()}
+		if !slices.ContainsFunc(e.Options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+			e.Options = append(slices.Clone(e.Options), "ndots:0") // names without a dot are for us, too
 		}
 	}
 	return e, nil

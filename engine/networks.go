@@ -219,8 +219,11 @@ func (c *Container) connectNow(ctx context.Context, o EndpointOptions, said func
 			return err
 		}
 	}
-	if n.UserDefined() && !b.Resolver && said != nil {
-		said(fmt.Sprintf("container %s finds others of network %s by name only after its next start: until now it had no network with names", c.Name, n.Name))
+	if n.UserDefined() && !b.Resolver {
+		// It is connected all the same, and finds names from its next start on.
+		if err := c.resolveNow(ctx, b, ns, said); err != nil && said != nil {
+			said(fmt.Sprintf("container %s does not yet find others of network %s by name: %v", c.Name, n.Name, err))
+		}
 	}
 	return nil
 }

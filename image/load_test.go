@@ -209,6 +209,24 @@ func TestSaveReads(t *testing.T) {
 	}
 }
 
+// TestSaveZstd: Docker's form has no layer that Docker 20.10 cannot read, and the image is the same one; a layout has them as
+// they are.
+func TestSaveZstd(t *testing.T) {
+	s := newStore(t)
+	i := commit(t, s, nil, zstded(t, tarOf(t, file{"a", strings.Repeat("1", 1000)})), "z")
+	for f, want := range map[Format]bool{DockerArchive: false, OCIArchive: true} {
+		data := saved(t, s, f, "z")
+		if got := bytes.Contains(data, []byte("\x28\xb5\x2f\xfd")); got != want {
+			t.Errorf("%s: zstd in it: %v; want %v", f, got, want)
+		}
+		to := newStore(t)
+		loaded, err := to.Load(t.Context(), pipeOf(data), nil)
+		if err != nil || len(loaded) != 1 || loaded[0].ID != i.ID || (loaded[0].Digest == i.Digest) != want {
+			t.Errorf("%s: loaded %v, %v; want image %s", f, loaded, err, i.ID)
+		}
+	}
+}
+
 // TestSaveRefs: a name without a tag means all its tags, an id no name, and what is missing nothing at all.
 func TestSaveRefs(t *testing.T) {
 	s := someImages(t)

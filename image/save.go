@@ -157,7 +157,7 @@ func (sv *Saving) image(s *Store, idx *ocispec.Index, d ocispec.Descriptor, name
 // layers opens an image's layers.
 func (sv *Saving) layers(s *Store, i *savedImage) error {
 	open := make([]savedBlob, len(i.manifest.Layers))
-	packed := 0
+	packed, young := 0, false
 	for n, l := range i.manifest.Layers {
 		f, err := os.OpenFile(s.blobPath(l.Digest), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if err != nil {
@@ -176,8 +176,9 @@ func (sv *Saving) layers(s *Store, i *savedImage) error {
 		if open[n].unpack = isPacked(head); open[n].unpack {
 			packed++
 		}
+		young = young || packingOf(head).mediaType == ocispec.MediaTypeImageLayerZstd
 	}
-	if sv.format != DockerArchive || packed == len(open) || packed == 0 {
+	if alike := packed == 0 || packed == len(open) && !young; sv.format != DockerArchive || alike {
 		for n := range open {
 			open[n].unpack = false
 		}
@@ -193,7 +194,7 @@ func (sv *Saving) layers(s *Store, i *savedImage) error {
 }
 
 // unpackLayers makes a manifest in which no layer is packed. Docker's form says of none how it is packed, and there are programs
-// that look at the first one, and take the others to be like it.
+// that look at the first one, and take the others to be like it; and Docker itself knows zstd only since version 23.
 func (i *savedImage) unpackLayers(s *Store, open []savedBlob) error {
 	i.manifest.Layers = slices.Clone(i.manifest.Layers)
 	for n, chain := range i.Chain() {

@@ -14,7 +14,9 @@ import (
 	"github.com/rivo/uniseg"
 	"golang.org/x/term"
 
+	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/engine/build"
+	"github.com/nslab/nslab/image"
 )
 
 // buildProgress shows what a build does, on standard error: as lines, each with the number of the step that it belongs to, or
@@ -41,6 +43,13 @@ type buildStep struct {
 	line   []byte   // that has not ended yet
 	recent []string // the last lines of output
 	all    bytes.Buffer
+	layers []*buildLayer // of an image that comes, in the order in which they are heard of
+}
+
+type buildLayer struct {
+	n     int
+	id    string
+	state layerState
 }
 
 const (
@@ -154,6 +163,38 @@ func (p *buildProgress) say(s *buildStep, line string) {
 	}
 }
 
+func (p *buildProgress) Layer(v *build.Vertex, i image.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.step(v)
+	at := slices.IndexFunc(s.layers, func(l *buildLayer) bool { return l.n == i.Layer })
+	if at < 0 {
+		at = len(s.layers)
+		s.layers = append(s.layers, &buildLayer{n: i.Layer, id: image.ShortID(string(i.Digest))})
+	}
+	l, state := s.layers[at], pullState(i)
+	news := l.state.text != state.text
+	l.state = state
+	if news && state.text != "Waiting" && !p.live && !p.quiet {
+		fmt.Fprintf(p.out, "#%d %s: %s\n", v.ID, l.id, state.begun())
+	}
+}
+
+// line shows how far a layer is, on a terminal.
+func (l *buildLayer) line(width int) string {
+	s := l.state
+	if !s.moving || s.total <= 0 {
+		return l.id + ": " + s.text
+	}
+	head, tail := l.id+": "+movingText(s.text)+" ", " "+format.Size(s.current)+"/"+format.Size(s.total)
+	room := min(40, width-len(" => => ")-len(head)-len("1023.5MB/1023.5MB")-2)
+	if room < 10 {
+		return head + tail[1:]
+	}
+	full := int(min(s.current, s.total) * int64(room-2) / s.total)
+	return head + "[" + strings.Repeat("=", full) + ">"[:min(1, room-2-full)] + strings.Repeat(" ", max(0, room-3-full)) + "]" + tail
+}
+
 func (p *buildProgress) Say(v *build.Vertex, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,6 +258,11 @@ func (p *buildProgress) draw() {
 	var lines []string
 	for _, s := range p.active {
 		lines = append(lines, p.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", time.Since(s.began).Seconds())))
+		for _, l := range s.layers {
+			if !l.state.final { // those that are there make room for those that come
+				lines = append(lines, p.fit(" => => "+l.line(p.width), ""))
+			}
+		}
 		for _, line := range s.recent {
 			lines = append(lines, "\x1b[2m"+p.fit(" => => # "+line, "")+"\x1b[m")
 		}

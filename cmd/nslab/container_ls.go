@@ -91,7 +91,7 @@ func (o *lsOptions) rows(ctx context.Context, e *engine.Engine, sized bool) ([]*
 		return nil, wrong
 	}
 	last := o.last
-	if o.latest {
+	if o.latest && last == -1 {
 		last = 1
 	}
 	all := o.all || last > 0 || o.filters.Has("status")

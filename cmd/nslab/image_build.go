@@ -234,11 +234,11 @@ func buildImage(g *globals, f *buildFlags, o build.Options) (err error) {
 		return err
 	}
 	o.Progress = p
-	o.Pull = func(ctx context.Context, ref, platform string) error {
+	o.Pull = func(ctx context.Context, ref, platform string, progress func(image.Progress)) error {
 		if _, err := image.ParseName(ref); err != nil || strings.HasPrefix(ref, "sha256:") {
 			return &image.NotFoundError{Ref: ref} // an id, which no registry knows
 		}
-		return pullFor(ctx, g, ref, pullOptions{quiet: true, verify: true, platform: platform})
+		return pullFor(ctx, g, ref, pullOptions{quiet: true, verify: true, platform: platform, progress: progress})
 	}
 	i, err := build.Build(ctx, e, o)
 	p.close(err)

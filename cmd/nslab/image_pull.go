@@ -19,7 +19,8 @@ import (
 type pullOptions struct {
 	all, quiet, verify bool
 	platform           string
-	forRun             bool // the user has named the image of a container, and is told less
+	forRun             bool                 // the user has named the image of a container, and is told less
+	progress           func(image.Progress) // of a quiet one, for who has a place to show it
 }
 
 func newImagePullCmd(g *globals) *cobra.Command {
@@ -125,7 +126,7 @@ func explicitTag(ref string, n image.Name) bool {
 
 func pullOne(ctx context.Context, c *registry.Client, s *image.Store, w io.Writer, n image.Name, o pullOptions) (*registry.Pulled, error) {
 	if o.quiet {
-		return c.Pull(ctx, s, n.Full(), registry.PullOptions{Platform: o.platform})
+		return c.Pull(ctx, s, n.Full(), registry.PullOptions{Platform: o.platform, Progress: o.progress})
 	}
 	what := n.Tag
 	if n.Digest != "" {
@@ -143,7 +144,10 @@ func pullOne(ctx context.Context, c *registry.Client, s *image.Store, w io.Write
 
 // pulling shows what happens to a layer that comes.
 func (v *layerView) pulling(p image.Progress) {
-	id := image.ShortID(string(p.Digest))
+	v.set(p.Layer, image.ShortID(string(p.Digest)), pullState(p))
+}
+
+func pullState(p image.Progress) layerState {
 	l := layerState{current: p.Current, total: p.Total}
 	switch p.State {
 	case image.Waiting:
@@ -155,5 +159,5 @@ func (v *layerView) pulling(p image.Progress) {
 	case image.Received:
 		l.text, l.final = "Pull complete", true
 	}
-	v.set(p.Layer, id, l)
+	return l
 }

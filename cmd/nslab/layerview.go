@@ -65,11 +65,17 @@ func (v *layerView) set(n int, id string, s layerState) {
 	case l.bar != nil:
 		l.bar.SetTotal(s.total, s.final)
 		l.bar.SetCurrent(s.current)
-	case news && s.moving && s.current > 0:
-		fmt.Fprintf(v.w, "%s: Resuming at %s of %s\n", id, format.Size(s.current), format.Size(s.total))
 	case news && s.text != "Waiting": // which is of interest only as long as it lasts
-		fmt.Fprintf(v.w, "%s: %s\n", id, s.text)
+		fmt.Fprintf(v.w, "%s: %s\n", id, s.begun())
 	}
+}
+
+// begun is what a line says when a layer has come to this state.
+func (s layerState) begun() string {
+	if s.moving && s.current > 0 {
+		return fmt.Sprintf("Resuming at %s of %s", format.Size(s.current), format.Size(s.total))
+	}
+	return s.text
 }
 
 // addBar puts a line on the terminal.

@@ -56,7 +56,7 @@ type Options struct {
 	HostConfig engine.HostConfig
 
 	// Pull gets an image that is not there, or may be newer elsewhere; nil where nobody can. With Always it is asked for each.
-	Pull   func(ctx context.Context, ref, platform string) error
+	Pull   func(ctx context.Context, ref, platform string, progress func(image.Progress)) error
 	Always bool
 
 	Epoch    *time.Time // SOURCE_DATE_EPOCH: nothing in the image is younger

@@ -152,7 +152,7 @@ func (b *builder) source(ctx context.Context, s *stage, name string) (*state, er
 	if isNumber(name) {
 		return nil, fmt.Errorf("invalid from flag value %s: there is no stage of this number before this one", name)
 	}
-	i, layers, dirs, err := b.base(ctx, name, "")
+	i, layers, dirs, err := b.base(ctx, nil, name, "")
 	if err != nil {
 		return nil, err
 	}

@@ -223,7 +223,7 @@ func (s *stage) begin(ctx context.Context) (*state, error) {
 	}
 	v := s.vertex("FROM " + s.base)
 	s.b.Progress.Begin(v)
-	i, layers, dirs, err := s.b.base(ctx, s.base, s.Platform)
+	i, layers, dirs, err := s.b.base(ctx, v, s.base, s.Platform)
 	if err != nil {
 		s.b.Progress.End(v, Failed)
 		return nil, s.locate(s.From, err)
@@ -247,13 +247,14 @@ func (s *stage) ignoreCache(st *state) {
 	st.done = st.done || s.b.NoCache || slices.ContainsFunc(s.b.NoCacheFilter, named)
 }
 
-// base finds an image to build on, or to copy from. One that is not here, or only for another platform, is pulled.
-func (b *builder) base(ctx context.Context, ref, platform string) (i *image.Image, layers []*image.Layer, dirs []string, err error) {
+// base finds an image to build on, or to copy from. One that is not here, or only for another platform, is pulled; v is the
+// step that this belongs to, or nil where people have not been told of any yet.
+func (b *builder) base(ctx context.Context, v *Vertex, ref, platform string) (i *image.Image, layers []*image.Layer, dirs []string, err error) {
 	if platform == "" {
 		platform = b.Platform
 	}
 	if b.Always && b.Pull != nil {
-		if err := b.pull(ctx, ref, platform); err != nil {
+		if err := b.pull(ctx, v, ref, platform); err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -267,20 +268,31 @@ func (b *builder) base(ctx context.Context, ref, platform string) (i *image.Imag
 	if err := find(); err == nil || b.Pull == nil || b.Always || !errors.Is(err, image.ErrNotFound) && !errors.As(err, &other) {
 		return i, layers, dirs, err
 	}
-	if err := b.pull(ctx, ref, platform); err != nil {
+	if err := b.pull(ctx, v, ref, platform); err != nil {
 		return nil, nil, nil, err
 	}
 	return i, layers, dirs, find()
 }
 
 // pull gets an image, once in a build however many stages want it.
-func (b *builder) pull(ctx context.Context, ref, platform string) error {
+func (b *builder) pull(ctx context.Context, v *Vertex, ref, platform string) (err error) {
 	b.pulling.Lock()
 	defer b.pulling.Unlock()
 	if b.pulled[ref+" "+platform] {
 		return nil
 	}
-	if err := b.Pull(ctx, ref, platform); err != nil {
+	if v == nil {
+		v = b.counter.vertex("", "FROM "+ref)
+		b.Progress.Begin(v)
+		defer func() {
+			if err != nil {
+				b.Progress.End(v, Failed)
+				return
+			}
+			b.Progress.End(v, Done)
+		}()
+	}
+	if err := b.Pull(ctx, ref, platform, func(p image.Progress) { b.Progress.Layer(v, p) }); err != nil {
 		return err
 	}
 	b.pulled[ref+" "+platform] = true

@@ -3,12 +3,15 @@ package build
 import (
 	"fmt"
 	"sync"
+
+	"github.com/nslab/nslab/image"
 )
 
 // Progress is told what happens, by several stages at once.
 type Progress interface {
 	Begin(v *Vertex)
 	Output(v *Vertex, text []byte) // of a RUN, as it comes
+	Layer(v *Vertex, p image.Progress) // of an image that is pulled
 	Say(v *Vertex, text string)
 	End(v *Vertex, o Outcome)
 }
@@ -34,10 +37,11 @@ const (
 // Quiet hears nothing.
 type Quiet struct{}
 
-func (Quiet) Begin(*Vertex)          {}
-func (Quiet) Output(*Vertex, []byte) {}
-func (Quiet) Say(*Vertex, string)    {}
-func (Quiet) End(*Vertex, Outcome)   {}
+func (Quiet) Begin(*Vertex)                 {}
+func (Quiet) Output(*Vertex, []byte)        {}
+func (Quiet) Layer(*Vertex, image.Progress) {}
+func (Quiet) Say(*Vertex, string)           {}
+func (Quiet) End(*Vertex, Outcome)          {}
 
 // counter numbers what people see.
 type counter struct {

@@ -50,6 +50,7 @@ type monitor struct {
 	relays  sync.WaitGroup
 	unrelay func() // ends them
 	names   *resolver.Server
+	naming  sync.Mutex    // for names: a client may want them when we have hardly begun
 	alone   chan struct{} // closed when whoever started us is gone, or wants nothing more
 }
 
@@ -129,7 +130,7 @@ func (m *monitor) report(r Report) {
 func (m *monitor) start(ctx context.Context) (err error) {
 	// While the init starts up, so that it costs no time. From here on, if all else is lost, it is known that there was a run.
 	m.write(filepath.Join(m.Dir, ExitFile), Lost(time.Now().UTC()), false)
-	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce, Quiet: pages.Settle}
+	streams := stream.Config{OpenStdin: m.OpenStdin, StdinOnce: m.StdinOnce, Quiet: pages.Settle, Ask: m.ask}
 	if m.log, err = logs.Create(m.LogPath, m.Log); err == nil && !m.Tty {
 		err = m.pipes(&streams)
 	}

@@ -33,9 +33,11 @@ func (m *monitor) relay() {
 	if m.Networks == nil {
 		return
 	}
+	m.naming.Lock()
 	if m.names != nil {
-		m.names.Serve(resolver.Lookup{Root: m.Networks.Root, RunRoot: m.Networks.RunRoot, RunDir: m.RunDir})
+		m.serveNames()
 	}
+	m.naming.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.unrelay = cancel
 	for i, r := range m.Networks.Relays {
@@ -46,6 +48,34 @@ func (m *monitor) relay() {
 			m.relays.Go(func() { h.Relay(ctx, r.Target) })
 		}
 	}
+}
+
+// Resolve is what a monitor is asked to do for a container that runs and gets its first network with names: to answer for them
+// from now on.
+const Resolve = "resolve"
+
+// ask does what a client wants. There is one word.
+func (m *monitor) ask(word string) error {
+	m.naming.Lock()
+	defer m.naming.Unlock()
+	switch {
+	case word != Resolve:
+		return fmt.Errorf("nobody knows what %q is", word)
+	case m.Networks == nil:
+		return errors.New("the container was started without a network")
+	case m.names != nil:
+		return nil
+	}
+	names, err := resolver.Listen(context.Background(), fmt.Sprintf("/proc/%d/ns/net", m.c.Pid))
+	if err != nil {
+		return err
+	}
+	m.names = names
+	return m.serveNames()
+}
+
+func (m *monitor) serveNames() error {
+	return m.names.Serve(resolver.Lookup{Root: m.Networks.Root, RunRoot: m.Networks.RunRoot, RunDir: m.RunDir})
 }
 
 // drop gives the host's ports back: before anybody hears of the end, or who starts the container again would find them taken.

@@ -34,6 +34,9 @@ type Config struct {
 
 	Log *logs.Writer // nil: no log. The hub does not close it.
 
+	// Ask is called for what a client of [Ask] wants; nil: there is nothing that could be had.
+	Ask func(word string) error
+
 	Stall time.Duration // 0: DefaultStall
 	Grace time.Duration // 0: DefaultGrace
 

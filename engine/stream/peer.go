@@ -236,6 +236,15 @@ func (p *peer) handle(kind byte, payload []byte) error {
 		h.resize(size)
 	case frameDetach:
 		return errDetached
+	case frameAsk:
+		if h.cfg.Ask == nil {
+			return errProtocol
+		}
+		text := ""
+		if err := h.cfg.Ask(string(payload)); err != nil {
+			text = err.Error()
+		}
+		p.send(frame(frameAsk, []byte(text[:min(len(text), maxPayload)])...))
 	default:
 		return errProtocol
 	}

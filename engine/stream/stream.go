@@ -36,6 +36,8 @@
 //	7 detach       client   none: the client leaves, and its stdin does not end with it; its last frame
 //	8 hello        client   version 1, and what is wanted: 1 stdin, 2 stdout, 4 stderr, added; the first frame
 //	9 ready        hub      version 1, and what there is: 1 a terminal, 2 stdin, added; the first frame
+//	10 ask         client   a word: what the monitor is to do, beside all streams; needs no hello
+//	10 ask         hub      text: why it could not; none if it is done
 //
 // The first four are those of Docker's attach, with the same header. A hub that ends without a last frame was killed.
 package stream
@@ -58,6 +60,7 @@ const (
 	frameDetach
 	frameHello
 	frameReady
+	frameAsk
 )
 
 const (
@@ -119,7 +122,7 @@ func (d *decoder) decode(p []byte, handle func(kind byte, payload []byte) error)
 				return nil
 			}
 			size := binary.BigEndian.Uint32(d.header[4:])
-			if size > maxPayload || d.header[0] > frameReady || d.header[1]|d.header[2]|d.header[3] != 0 {
+			if size > maxPayload || d.header[0] > frameAsk || d.header[1]|d.header[2]|d.header[3] != 0 {
 				return errProtocol
 			}
 			d.left, d.small = int(size), d.small[:0]

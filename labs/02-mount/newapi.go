@@ -59,6 +59,11 @@ func SetAttrAt(ctx context.Context, path string, recursive bool, set, clear uint
 	return setAttr(ctx, 1, nil, path, recursive, unix.MountAttr{Attr_set: set, Attr_clr: clear})
 }
 
+// SetPropagation gives the mount that a descriptor leads to one of MS_SHARED, MS_SLAVE, MS_PRIVATE and MS_UNBINDABLE.
+func SetPropagation(ctx context.Context, tree *os.File, kind uintptr) error {
+	return setAttr(ctx, 1, tree, "", false, unix.MountAttr{Propagation: uint64(kind & propagation)})
+}
+
 // setAttr changes the mount that tree is open for or, if it is nil, the one at path.
 func setAttr(ctx context.Context, skip int, tree *os.File, path string, recursive bool, attr unix.MountAttr) error {
 	dirfd, flags, shown, name := unix.AT_FDCWD, uint(0), []string{}, path

@@ -101,39 +101,55 @@ func replaceAt(ctx context.Context, dir *os.File, name, text string) error {
 	return nil
 }
 
-// files renders everything, and refuses what would add lines of its own: a host name with a newline in it is an entry
-// in /etc/hosts that nobody asked for.
-func (e Etc) files() ([]etcFile, error) {
+// Resolver is the text of resolv.conf.
+func (e Etc) Resolver() (string, error) { return e.resolver(), e.check() }
+
+func (e Etc) resolver() string {
+	var text strings.Builder
+	for _, s := range e.Servers {
+		fmt.Fprintf(&text, "nameserver %s\n", s)
+	}
+	if len(e.Search) > 0 {
+		fmt.Fprintf(&text, "search %s\n", strings.Join(e.Search, " "))
+	}
+	if len(e.Options) > 0 {
+		fmt.Fprintf(&text, "options %s\n", strings.Join(e.Options, " "))
+	}
+	return text.String()
+}
+
+// check refuses what would add lines of its own: a host name with a newline in it is an entry in /etc/hosts that nobody asked
+// for.
+func (e Etc) check() error {
 	words := append(append([]string{}, e.Search...), e.Options...)
 	for _, h := range e.Hosts {
 		words = append(words, h.Names...)
 	}
 	for _, w := range append(words, e.Hostname) {
 		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }) {
-			return nil, fmt.Errorf("04-rootfs: name %q for /etc: %w", w, unix.EINVAL)
+			return fmt.Errorf("04-rootfs: name %q for /etc: %w", w, unix.EINVAL)
 		}
 	}
-	var hosts, resolv strings.Builder
+	return nil
+}
+
+// files renders everything.
+func (e Etc) files() ([]etcFile, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	var hosts strings.Builder
 	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n" +
 		"ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n") // as Docker has it
 	for _, h := range e.Hosts {
 		fmt.Fprintf(&hosts, "%s\t%s\n", h.Address.WithZone(""), strings.Join(h.Names, " "))
 	}
-	for _, s := range e.Servers {
-		fmt.Fprintf(&resolv, "nameserver %s\n", s)
-	}
-	if len(e.Search) > 0 {
-		fmt.Fprintf(&resolv, "search %s\n", strings.Join(e.Search, " "))
-	}
-	if len(e.Options) > 0 {
-		fmt.Fprintf(&resolv, "options %s\n", strings.Join(e.Options, " "))
-	}
 	files := []etcFile{{"hosts", hosts.String(), true}}
 	if e.Hostname != "" {
 		files = append(files, etcFile{"hostname", e.Hostname + "\n", true})
 	}
-	if resolv.Len() > 0 { // a container without a network keeps what its image says
-		files = append(files, etcFile{"resolv.conf", resolv.String(), true})
+	if resolv := e.resolver(); resolv != "" { // a container without a network keeps what its image says
+		files = append(files, etcFile{"resolv.conf", resolv, true})
 	}
 	if e.Bare {
 		return files, nil

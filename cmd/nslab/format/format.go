@@ -158,6 +158,22 @@ func (t *Template[R]) json(v any) (string, error) {
 	return strings.TrimSpace(out.String()), err
 }
 
+// List is rows as a field of another one.
+type List[R any] []R
+
+// MarshalJSON shows each row by its fields.
+func (l List[R]) MarshalJSON() ([]byte, error) {
+	list := make([]json.RawMessage, len(l))
+	for i, row := range l {
+		data, err := marshalRow(row)
+		if err != nil {
+			return nil, err
+		}
+		list[i] = data
+	}
+	return json.Marshal(list)
+}
+
 // methods are the names of the exported methods.
 func methods(t reflect.Type) (names []string) {
 	for i := range t.NumMethod() {
