@@ -42,6 +42,9 @@ func (a *Attachment) Close() error {
 // not. The attachment is nil unless one was asked for.
 func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, err error) {
 	if c.monitor == nil {
+		if err := unionfs.Forgive(c.path(workFolder)); err != nil { // a start that failed after the mount
+			return nil, err
+		}
 		if err := c.launch(ctx, o); err != nil {
 			return nil, err
 		}
@@ -120,6 +123,9 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 	if err != nil {
 		return nil, nil, err
 	}
+	// Of a container that is removed at its end nothing is to outlive that, let alone the machine.
+	layers := c.layers(lower)
+	layers.Volatile = c.HostConfig.AutoRemove
 	log, err := logs.ParseOptions(c.HostConfig.LogConfig.Type, c.HostConfig.LogConfig.Config)
 	if err != nil {
 		return nil, nil, err
@@ -130,7 +136,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 	}
 	job = &monitor.Job{
 		Container: container.Config{
-			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: c.layers(lower),
+			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: layers,
 			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init, Filter: filter,
 			TimerSlack: calm.Usual(),
 		},
