@@ -253,18 +253,7 @@ func (m *monitor) write(name string, v any, durable bool) {
 	if err != nil {
 		return
 	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.Write(append(data, '\n'))
-		if err == nil && durable {
-			err = f.Sync()
-		}
-		err = errors.Join(err, f.Close())
-	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
+	if err := jsonfile.Write(name, append(data, '\n'), durable); err != nil {
 		fmt.Fprintln(os.Stderr, "nslab-monitor:", err)
 	}
 }
