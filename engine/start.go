@@ -23,21 +23,6 @@ type StartOptions struct {
 	Warn   func(string)
 }
 
-// Attachment is the connection of a client that was there when the container started. While it is open, an --rm container is
-// the client's to remove; when it is closed before the container's end, the monitor does that.
-type Attachment struct {
-	Conn *os.File // for package stream, which takes it over
-	hold *os.File
-}
-
-// Close tells the monitor that this client does nothing more.
-func (a *Attachment) Close() error {
-	if a == nil {
-		return nil
-	}
-	return a.hold.Close()
-}
-
 // Start runs a container that the caller has locked. It returns when the program runs, or when it is certain that it does
 // not. The attachment is nil unless one was asked for.
 func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, err error) {
@@ -92,7 +77,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	if m.attached == nil {
 		return nil, m.reports.Close()
 	}
-	return &Attachment{Conn: m.attached, hold: m.reports.File}, nil
+	return c.attachment(m), nil
 }
 
 // after calls f once the time is over. The result calls that off, or waits until it is done.

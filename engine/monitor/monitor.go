@@ -213,6 +213,9 @@ func (m *monitor) stay() {
 	m.relay()
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
+	if len(m.Remove) > 0 {
+		m.report(Report{Ended: true}) // whoever removes it can begin
+	}
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
 	// Now its PID namespace is empty. What is left in the control group came from outside, and ends too: nobody is to hold
 	// the output open that is read to its end next.
