@@ -56,6 +56,7 @@ type Container struct {
 	lock        *os.File  // held by commands that change it
 	monitor     *launched // while it is being started
 	specWritten func()    // waits until the spec is on disk, or sees to it that it will not be any more; may be nil
+	ending      *ending   // of an --rm container: see [Attachment]
 
 	outlined *specs.Spec // likewise: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share

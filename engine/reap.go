@@ -37,7 +37,10 @@ func (e *Engine) Reap(ctx context.Context) (removed []string, err error) {
 // for that, nobody will clean up for it, which is no reason not to have the lock.
 func (c *Container) noteRoot() {
 	if st, err := c.lock.Stat(); err == nil && st.Size() == 0 {
-		os.WriteFile(c.lock.Name(), []byte(c.engine.Root), 0o600)
+		if f, err := os.OpenFile(c.lock.Name(), os.O_WRONLY, 0); err == nil { // truncated, ext4 would write it out at once
+			f.WriteString(c.engine.Root)
+			f.Close()
+		}
 	}
 }
 

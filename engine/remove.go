@@ -95,19 +95,6 @@ func (c *Container) endRun(ctx context.Context) error {
 	return errors.Join(err, loadErr)
 }
 
-// RemoveEnded is [Engine.Remove] for an --rm container whose end the caller has just heard of from its monitor. Somebody else
-// may have removed it by now.
-func (c *Container) RemoveEnded(ctx context.Context) error {
-	if !c.engine.exists(c.ID) {
-		return nil
-	}
-	if err := c.lockNew(ctx); err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.remove(ctx, true)
-}
-
 // Discard is [Engine.Remove] for a container that the caller has locked, and that does not run.
 func (c *Container) Discard(ctx context.Context) error { return c.remove(ctx, true) }
 
@@ -126,14 +113,18 @@ func (c *Container) remove(ctx context.Context, withVolumes bool) error {
 			return err
 		}
 	}
-	err := errors.Join(
-		c.dropNetworks(ctx),
+	err := errors.Join(c.dropNetworks(ctx), c.giveBack(withVolumes))
+	return errors.Join(err, c.removeFolders())
+}
+
+// giveBack gives back what points to the container, or is only held by it.
+func (c *Container) giveBack(withVolumes bool) error {
+	return errors.Join(
 		c.engine.disclaim(c.Name, c.ID),
 		c.engine.disclaim(c.OtherName, c.ID),
 		c.releaseVolumes(withVolumes),
 		c.engine.images.Release(c.Image, c.ID),
 	)
-	return errors.Join(err, c.removeFolders())
 }
 
 func (c *Container) removeFolders() error {

@@ -133,6 +133,9 @@ func (c *Container) withStoppedRoot(ctx context.Context, kind rootKind, f func(*
 	if err != nil {
 		return err
 	}
+	if err := unionfs.Forgive(c.path(workFolder)); err != nil {
+		return err
+	}
 	v := view{Driver: c.Driver, Layers: c.layers(lower), Target: c.path(rootFolder)}
 	if kind == seenRoot {
 		v.Mounts = c.volumeMounts()

@@ -23,25 +23,13 @@ type StartOptions struct {
 	Warn   func(string)
 }
 
-// Attachment is the connection of a client that was there when the container started. While it is open, an --rm container is
-// the client's to remove; when it is closed before the container's end, the monitor does that.
-type Attachment struct {
-	Conn *os.File // for package stream, which takes it over
-	hold *os.File
-}
-
-// Close tells the monitor that this client does nothing more.
-func (a *Attachment) Close() error {
-	if a == nil {
-		return nil
-	}
-	return a.hold.Close()
-}
-
 // Start runs a container that the caller has locked. It returns when the program runs, or when it is certain that it does
 // not. The attachment is nil unless one was asked for.
 func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, err error) {
 	if c.monitor == nil {
+		if err := unionfs.Forgive(c.path(workFolder)); err != nil { // a start that failed after the mount
+			return nil, err
+		}
 		if err := c.launch(ctx, o); err != nil {
 			return nil, err
 		}
@@ -89,7 +77,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 	if m.attached == nil {
 		return nil, m.reports.Close()
 	}
-	return &Attachment{Conn: m.attached, hold: m.reports.File}, nil
+	return c.attachment(m), nil
 }
 
 // after calls f once the time is over. The result calls that off, or waits until it is done.
@@ -120,6 +108,9 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 	if err != nil {
 		return nil, nil, err
 	}
+	// Of a container that is removed at its end nothing is to outlive that, let alone the machine.
+	layers := c.layers(lower)
+	layers.Volatile = c.HostConfig.AutoRemove
 	log, err := logs.ParseOptions(c.HostConfig.LogConfig.Type, c.HostConfig.LogConfig.Config)
 	if err != nil {
 		return nil, nil, err
@@ -130,7 +121,7 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 	}
 	job = &monitor.Job{
 		Container: container.Config{
-			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: c.layers(lower),
+			ID: c.ID, Dir: c.RunDir(), Spec: spec, Driver: c.Driver, Layers: layers,
 			User: c.Config.User, Groups: c.HostConfig.GroupAdd, Init: c.HostConfig.Init, Filter: filter,
 			TimerSlack: calm.Usual(),
 		},

@@ -10,7 +10,7 @@ import (
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "f")
-	for _, durable := range []bool{true, false} {
+	for _, durable := range []bool{true, true, false, false} {
 		if err := Replace(name, map[string]int{"a": 1}, durable); err != nil {
 			t.Fatal(err)
 		}
@@ -24,8 +24,13 @@ func TestReplace(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Replace(filepath.Join(dir, "d"), 1, true); err == nil {
-		t.Error("a folder was replaced")
+	for _, durable := range []bool{true, false} {
+		if err := Replace(filepath.Join(dir, "d"), 1, durable); err == nil {
+			t.Error("a folder was replaced")
+		}
+		if st, err := os.Stat(filepath.Join(dir, "d")); err != nil || !st.IsDir() {
+			t.Errorf("the folder: %v, %v", st, err)
+		}
 	}
 	left, err := filepath.Glob(filepath.Join(dir, "*.new"))
 	if err != nil || len(left) > 0 {

@@ -53,6 +53,7 @@ func TestContainerKills(t *testing.T) {
 		{"run-published-rm", nil, []string{"run", "--rm", "--name", "box", "-p", "80", "bootstrap", "true"}},
 		{"stop-published", [][]string{{"run", "-d", "--name", "box", "-p", "80", "bootstrap", "sleep", "1000"}}, []string{"stop", "-t", "0", "box"}},
 		{"rename", [][]string{{"create", "--name", "box", "bootstrap", "true"}}, []string{"rename", "box", "other"}},
+		{"run-rm-alone", nil, []string{"run", "--rm", "--network", "none", "--name", "box", "bootstrap", "true"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -82,6 +82,7 @@ type Report struct {
 	Born    int                  // the init, which has its namespaces
 	Started *Started             // the program runs
 	Error   *container.InitError // or does not, and nothing is left of it
+	Ended   bool                 // the program has; what was the container's is still being put away
 }
 
 // Started says what runs.

@@ -214,6 +214,9 @@ func (m *monitor) stay() {
 	m.relay()
 	ctx := context.Background()
 	status, _ := m.c.Wait(ctx) // its error is os/exec's word for a status that is not 0
+	if len(m.Remove) > 0 {
+		m.report(Report{Ended: true}) // whoever removes it can begin
+	}
 	exit := Exit{ExitCode: exitCode(status), OOMKilled: m.c.OOMKilled(), StartedAt: m.run.StartedAt}
 	// Now its PID namespace is empty. What is left in the control group came from outside, and ends too: nobody is to hold
 	// the output open that is read to its end next.
@@ -254,18 +257,7 @@ func (m *monitor) write(name string, v any, durable bool) {
 	if err != nil {
 		return
 	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.Write(append(data, '\n'))
-		if err == nil && durable {
-			err = f.Sync()
-		}
-		err = errors.Join(err, f.Close())
-	}
-	if err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err != nil {
+	if err := jsonfile.Write(name, append(data, '\n'), durable); err != nil {
 		fmt.Fprintln(os.Stderr, "nslab-monitor:", err)
 	}
 }

@@ -108,6 +108,30 @@ var ways = map[string]func(context.Context, Layers, string) error{
 	"by number": overlayByNumber,
 }
 
+func TestVolatile(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			ctx, dir := own(t)
+			l, c := onC(t, dir)
+			l.Volatile = true
+			err := way(ctx, l, c)
+			if errors.Is(err, errors.ErrUnsupported) {
+				t.Skip("this kernel has no lowerdir+")
+			}
+			must(t, err)
+			must(t, unix.Unmount(c, 0))
+			if _, err := Mount(ctx, Overlay, l, c); !errors.Is(err, unix.EINVAL) {
+				t.Fatalf("after a volatile mount, the next one: %v; want EINVAL", err)
+			}
+			must(t, Forgive(l.Work))
+			must(t, Forgive(l.Work))
+			u, err := Mount(ctx, Overlay, l, c)
+			must(t, err)
+			must(t, u.Unmount(ctx))
+		})
+	}
+}
+
 func TestWays(t *testing.T) {
 	for name, way := range ways {
 		for _, odd := range []string{"plain", "co:lon", "com,ma", `back\slash`, `all,of:them\`, "", strings.Repeat("long", 25)} {
@@ -134,7 +158,7 @@ func TestWays(t *testing.T) {
 					got.Lower = l.Lower // whose names are numbers there
 				}
 				if err != nil || !reflect.DeepEqual(got, l) {
-					t.Errorf("LayersOf(C) = %q, %v; want %q", got, err, l)
+					t.Errorf("LayersOf(C) = %+v, %v; want %+v", got, err, l)
 				}
 				must(t, mount.Unmount(ctx, c))
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -79,7 +80,7 @@ func overlayNewWay(ctx context.Context, l Layers, target string) (err error) {
 		options = append(options, "lowerdir+="+path)
 	}
 	if l.Upper != "" {
-		options = append(options, "upperdir="+escape.Replace(l.Upper), "workdir="+escape.Replace(l.Work))
+		options = append(options, upperOptions(l)...)
 	}
 	tree, err := mount.NewFS(ctx, "overlay", "overlay", append(options, overlayFlags()...), 0)
 	if err != nil {
@@ -104,9 +105,31 @@ func overlayData(lower []string, l Layers) string {
 	}
 	options := []string{"lowerdir=" + strings.Join(escaped, ":")}
 	if l.Upper != "" {
-		options = append(options, "upperdir="+escape.Replace(l.Upper), "workdir="+escape.Replace(l.Work))
+		options = append(options, upperOptions(l)...)
 	}
 	return strings.Join(append(options, overlayFlags()...), ",")
+}
+
+func upperOptions(l Layers) []string {
+	options := []string{"upperdir=" + escape.Replace(l.Upper), "workdir=" + escape.Replace(l.Work)}
+	if l.Volatile {
+		options = append(options, "volatile")
+	}
+	return options
+}
+
+// Forgive takes away the mark that a volatile mount leaves in its work folder. As long as that is there, overlay refuses to mount
+// the layers again: after a crash they may have holes. In the same boot, the caller knows that they have none. See "Volatile
+// mount" in Documentation/filesystems/overlayfs.rst.
+func Forgive(work string) error {
+	mark := filepath.Join(work, "work", "incompat")
+	if _, err := os.Lstat(mark); errors.Is(err, fs.ErrNotExist) {
+		return nil // which RemoveAll does not know where the file system is read-only
+	}
+	if err := os.RemoveAll(mark); err != nil {
+		return fmt.Errorf("05-unionfs: forgive that %s was mounted volatile: %w", work, err)
+	}
+	return nil
 }
 
 // escape hides from the kernel's parser what separates options and layers there.

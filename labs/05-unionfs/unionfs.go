@@ -38,6 +38,11 @@ type Layers struct {
 	Lower []string // read-only, the topmost first
 	Upper string   // where every change goes; empty: the union is read-only
 	Work  string   // overlay's own work folder, on Upper's file system; the other drivers need none
+
+	// Nobody needs what is written after a crash of the machine. Then overlay leaves out fsync(2), and above all it does not
+	// write out the *whole* file system that Upper lies on, and wait for that, when the union is unmounted. The other drivers
+	// do neither in any case.
+	Volatile bool
 }
 
 // Union is a mounted union.

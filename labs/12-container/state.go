@@ -65,11 +65,7 @@ func (s *State) save() error {
 	if err != nil {
 		return fmt.Errorf("12-container: save state: %w", err)
 	}
-	name := filepath.Join(s.Dir, stateFile)
-	if err := os.WriteFile(name+".new", data, 0o600); err != nil {
-		return fmt.Errorf("12-container: save state: %w", err)
-	}
-	if err := os.Rename(name+".new", name); err != nil {
+	if err := jsonfile.Write(filepath.Join(s.Dir, stateFile), data, false); err != nil {
 		return fmt.Errorf("12-container: save state: %w", err)
 	}
 	return nil
