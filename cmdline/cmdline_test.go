@@ -13,7 +13,10 @@ func TestRead(t *testing.T) {
 		"nslab --run-root /x container --root /r ls":  {Noun: "container", Verb: "ls", RunRoot: "/x"},
 		"nslab --verbose container ls":                {},
 		"nslab container --run-root":                  {},
-		"nslab container":                             {},
+		"nslab container":                             {Noun: "container"},
+		"nslab --lang zh version":                     {Noun: "version"},
+		"nslab version --help":                        {},
+		"nslab container ls --help":                   {Noun: "container", Verb: "ls", Args: []string{"--help"}},
 		"nslab":                                       {},
 		"nslab-monitor":                               {},
 	} {

@@ -5,19 +5,19 @@
 // packages, which no one of the two could do without. The client could start the monitor when it knows what container that
 // is for, and then both would wait, one after the other. But all that the monitor needs in order to start up is to be told
 // later what to do. So the client starts it at once, as soon as it can be seen on the command line that there is going to be a
-// container, and both start up at the same time.
+// container, and both start up at the same time. What it decides is only a guess. Nobody has to take the process: it ends when
+// the other end of its socket is closed, and that is when the client is gone, however it went.
 //
-// The package has next to no imports, and so Go initializes it before nearly all others (in the order of their paths, as far as
-// what they import allows). What it decides is only a guess. Nobody has to take the process: it ends when the other end of its
-// socket is closed, and that is when the client is gone, however it went.
+// Go initializes packages one after the other: each after those that it imports, and of those that are ready the first by its
+// path (Go specification, "Program initialization"). Package os and what that imports are ready early. With strings, which waits
+// for the tables of Unicode, half of nslab's start would be over before it was this package's turn. So it is not imported, nor
+// anything else but system calls, and a test sees to it.
 package headstart
 
 import (
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -88,7 +88,7 @@ func wanted(args []string, env string, euid int) (runRoot string) {
 		return ""
 	}
 	for _, a := range l.Args {
-		if a == "--help" || a == "-h" || strings.HasPrefix(a, "--explain") || strings.HasPrefix(a, "--run-root") {
+		if a == "--help" || a == "-h" || begins(a, "--explain") || begins(a, "--run-root") {
 			return ""
 		}
 	}
@@ -98,10 +98,22 @@ func wanted(args []string, env string, euid int) (runRoot string) {
 	switch {
 	case env == "":
 		return "/run/nslab"
-	case env[0] == '/' && !slices.Contains(strings.Split(env, "/"), ".."):
+	case env[0] == '/' && !climbs(env):
 		return env
 	}
 	return ""
+}
+
+func begins(s, with string) bool { return len(s) >= len(with) && s[:len(with)] == with }
+
+// climbs says whether a part of a path is "..".
+func climbs(path string) bool {
+	for i := range path {
+		if begins(path[i:], "/..") && (len(path) == i+3 || path[i+3] == '/') {
+			return true
+		}
+	}
+	return false
 }
 
 // begin starts one. If anything is in the way, there is none, and whoever needs it will hear why.

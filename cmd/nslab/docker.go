@@ -28,7 +28,7 @@ const (
 )
 
 // newNounCmd makes a command that only has others below it: container, image, volume.
-func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.Command) *cobra.Command {
+func newNounCmd(g *globals, noun, short string, verbs ...maker) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   noun,
 		Short: short,
@@ -46,8 +46,8 @@ func newNounCmd(g *globals, noun, short string, verbs ...func(*globals) *cobra.C
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	asDocker(cmd)
-	for _, verb := range verbs {
-		c := verb(g)
+	for _, verb := range chosen(verbs, g.line.Verb) {
+		c := verb.make(g)
 		c.DisableFlagsInUseLine = true // it says [OPTIONS], as Docker does
 		cmd.AddCommand(c)
 	}

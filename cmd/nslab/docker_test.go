@@ -45,7 +45,7 @@ func TestNoun(t *testing.T) {
 		"rename good bad":    {1, "no such container: bad", ""},
 		"rename good better": {},
 	} {
-		noun := newNounCmd(nil, "container", "Manage containers", newRename)
+		noun := newNounCmd(&globals{}, "container", "Manage containers", maker{"rename", newRename})
 		noun.SilenceErrors, noun.SilenceUsage = true, true
 		noun.SetArgs(strings.Fields(line))
 		err := noun.Execute()
@@ -238,5 +238,46 @@ func TestHelp(t *testing.T) {
 			visit(c)
 		}
 	}
-	visit(newRootCmd())
+	visit(newRootCmd(nil))
+}
+
+// A command is the same whether it is made alone, since the command line names it, or with all others.
+func TestChosen(t *testing.T) {
+	alone := func(cmd *cobra.Command) *cobra.Command {
+		made := newRootCmd(append([]string{"nslab"}, strings.Fields(cmd.CommandPath())[1:]...))
+		for range strings.Count(cmd.CommandPath(), " ") {
+			if n := len(made.Commands()); n != 1 {
+				t.Fatalf("%s is made with %d commands of %s; want it alone", cmd.CommandPath(), n, made.Name())
+			}
+			made = made.Commands()[0]
+		}
+		return made
+	}
+	n := 0
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for _, c := range cmd.Commands() {
+			if c.Name() == "completion" { // cobra's own
+				continue
+			}
+			visit(c)
+			n++
+			if got, want := alone(c), c; got.CommandPath() != want.CommandPath() || got.UsageString() != want.UsageString() {
+				t.Errorf("%s alone:\n%s\nwith all others:\n%s", want.CommandPath(), got.UsageString(), want.UsageString())
+			}
+		}
+	}
+	visit(newRootCmd(nil))
+	if n < 50 {
+		t.Errorf("there are %d commands; want more than 50", n)
+	}
+	for _, line := range []string{"nslab", "nslab help", "nslab --help", "nslab __complete container", "nslab contaner run", "nslab --unknown version"} {
+		if n := len(newRootCmd(strings.Fields(line)).Commands()); n < 10 {
+			t.Errorf("%s: %d commands are made; want all", line, n)
+		}
+	}
+	noun := newRootCmd([]string{"nslab", "container", "ps"}).Commands()[0]
+	if n := len(noun.Commands()); n < 10 {
+		t.Errorf("ps, which is another name: %d commands are made; want all of its noun's", n)
+	}
 }

@@ -20,8 +20,19 @@ import (
 
 func newImageCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "image", "Make and manage images",
-		newImageBootstrapCmd, newImageBuildCmd, newImageHistoryCmd, newImageImportCmd, newImageInspectCmd, newImageLoadCmd,
-		newImageLsCmd, newImagePruneCmd, newImagePullCmd, newImagePushCmd, newImageRmCmd, newImageSaveCmd, newImageTagCmd,
+		maker{"bootstrap", newImageBootstrapCmd},
+		maker{"build", newImageBuildCmd},
+		maker{"history", newImageHistoryCmd},
+		maker{"import", newImageImportCmd},
+		maker{"inspect", newImageInspectCmd},
+		maker{"load", newImageLoadCmd},
+		maker{"ls", newImageLsCmd},
+		maker{"prune", newImagePruneCmd},
+		maker{"pull", newImagePullCmd},
+		maker{"push", newImagePushCmd},
+		maker{"rm", newImageRmCmd},
+		maker{"save", newImageSaveCmd},
+		maker{"tag", newImageTagCmd},
 	)
 }
 

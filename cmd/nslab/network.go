@@ -14,13 +14,13 @@ import (
 
 func newNetworkCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "network", "Manage networks",
-		newNetworkConnectCmd,
-		newNetworkCreateCmd,
-		newNetworkDisconnectCmd,
-		newNetworkInspectCmd,
-		newNetworkLsCmd,
-		newNetworkPruneCmd,
-		newNetworkRmCmd,
+		maker{"connect", newNetworkConnectCmd},
+		maker{"create", newNetworkCreateCmd},
+		maker{"disconnect", newNetworkDisconnectCmd},
+		maker{"inspect", newNetworkInspectCmd},
+		maker{"ls", newNetworkLsCmd},
+		maker{"prune", newNetworkPruneCmd},
+		maker{"rm", newNetworkRmCmd},
 	)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/nslab/nslab/cmdline"
 	"github.com/nslab/nslab/course"
 	"github.com/nslab/nslab/engine"
 )
@@ -18,6 +19,8 @@ type globals struct {
 	lang    string
 	root    string
 	runRoot string
+
+	line cmdline.Line // what is going to run, as far as that can be seen beforehand
 }
 
 // language is what was asked for, else what the locale says.
@@ -28,8 +31,9 @@ func (g *globals) language() string {
 	return course.LanguageFromEnv()
 }
 
-func newRootCmd() *cobra.Command {
-	g := &globals{}
+// newRootCmd makes the command that all others belong to, and those of them that these arguments may need.
+func newRootCmd(args []string) *cobra.Command {
+	g := &globals{line: cmdline.Read(args)}
 	root := &cobra.Command{
 		Use:   "nslab",
 		Short: "Understand containers by doing each kernel trick for real",
@@ -75,9 +79,11 @@ shows are the ones the runtime runs.`,
 	flags.StringVar(&g.root, "root", "", "what is kept (default $NSLAB_ROOT or /var/lib/nslab)")
 	flags.StringVar(&g.runRoot, "run-root", "", "run state (default $NSLAB_RUN_ROOT or /run/nslab)")
 	root.RegisterFlagCompletionFunc("lang", cobra.FixedCompletions(languages, cobra.ShellCompDirectiveNoFileComp))
-	for _, newCmd := range commands {
-		root.AddCommand(newCmd(g))
+	made := chosen(commands, g.line.Noun)
+	for _, m := range made {
+		root.AddCommand(m.make(g))
 	}
+	root.CompletionOptions.DisableDefaultCmd = len(made) == 1
 	root.InitDefaultCompletionCmd()
 	return root
 }

@@ -4,8 +4,8 @@ import "github.com/spf13/cobra"
 
 func newSystemCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "system", "Manage nslab",
-		newSystemDfCmd,
-		newSystemInfoCmd,
-		newSystemPruneCmd,
+		maker{"df", newSystemDfCmd},
+		maker{"info", newSystemInfoCmd},
+		maker{"prune", newSystemPruneCmd},
 	)
 }

@@ -14,11 +14,11 @@ import (
 
 func newVolumeCmd(g *globals) *cobra.Command {
 	return newNounCmd(g, "volume", "Manage volumes",
-		newVolumeCreateCmd,
-		newVolumeInspectCmd,
-		newVolumeLsCmd,
-		newVolumePruneCmd,
-		newVolumeRmCmd,
+		maker{"create", newVolumeCreateCmd},
+		maker{"inspect", newVolumeInspectCmd},
+		maker{"ls", newVolumeLsCmd},
+		maker{"prune", newVolumePruneCmd},
+		maker{"rm", newVolumeRmCmd},
 	)
 }
 
