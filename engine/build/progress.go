@@ -10,7 +10,7 @@ import (
 // Progress is told what happens, by several stages at once.
 type Progress interface {
 	Begin(v *Vertex)
-	Output(v *Vertex, text []byte) // of a RUN, as it comes
+	Output(v *Vertex, text []byte)     // of a RUN, as it comes
 	Layer(v *Vertex, p image.Progress) // of an image that is pulled
 	Say(v *Vertex, text string)
 	End(v *Vertex, o Outcome)
