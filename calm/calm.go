@@ -4,7 +4,7 @@
 // system call, and interrupts goroutines that run for too long. While anything goes on it looks every 20 microseconds, and
 // sleeps in between; only when there has been nothing to do for a while it looks less often. A server never notices. But a
 // process that lives for five milliseconds wakes up a hundred times to find that all is well, and a container's start has
-// three of them: it was a sixth of the processor time that it took.
+// several of them: it was a sixth of the processor time that it took.
 //
 // The kernel has a remedy. When a thread sleeps for a time, its wake-up may be late by the thread's timer slack, so that several
 // can be served at once (prctl(2), PR_SET_TIMERSLACK). Usually that is 50 microseconds. With two milliseconds a thread that wants

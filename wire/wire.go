@@ -5,7 +5,7 @@
 //
 // Why not encoding/json? A process that sees a type for the first time must take it apart, with all the types in it, before it
 // can write a single byte: 0.8 ms for a runtime-spec, most of which is about Windows and never used. A server does that
-// once. Each start of a container has three processes that live for milliseconds, and the same again in each of them was a
+// once. Each start of a container has two processes that are in a hurry, and the same again in each of them was a
 // fifth of all that a start cost. So here nothing is prepared and nothing kept: the value is walked along, and what is not
 // there costs nothing.
 //
