@@ -105,21 +105,16 @@ func (l *List) Texts(list []string) (uintptr, error) {
 	return l.place(binary.NativeEndian.AppendUint64(pointers, 0)), nil
 }
 
-// Take adds the step that receives the files of [Walker.Give].
-func (l *List) Take(files int) { l.Steps = append(l.Steps, l.TakeStep(files)) }
-
-// TakeStep is the step that receives the files of [Walker.Give]. They get the lowest numbers that are free.
-func (l *List) TakeStep(files int) Step {
-	control := &Data{Bytes: make([]byte, unix.CmsgSpace(4*files))}
-	at := l.Put(message(&Data{Bytes: []byte{0}}, control))
-	return Step{Trap: unix.SYS_RECVMSG, Args: [6]uintptr{Socket, at, unix.MSG_CMSG_CLOEXEC}}
+// Take is the message in which a walker receives the files of [Walker.Give], with recvmsg(2). They get the lowest numbers that are free.
+func Take(files int) *Data {
+	return message(&Data{Bytes: []byte{0}}, &Data{Bytes: make([]byte, unix.CmsgSpace(4*files))})
 }
 
-// Send adds the step that sends the maker a file of the walker, by its number: see [Walker.Hear].
-func (l *List) Send(fd int) {
+// Send is the message in which a walker sends its maker a file, with sendmsg(2), by its number: see [Walker.Hear].
+func Send(fd int) *Data {
 	nothing := make([]byte, ReportSize) // beside a file there has to be something, and what there is, is a report
 	binary.NativeEndian.PutUint32(nothing, math.MaxUint32)
-	l.Add(Must, unix.SYS_SENDMSG, Socket, l.Put(message(&Data{Bytes: nothing}, &Data{Bytes: unix.UnixRights(fd)})), 0)
+	return message(&Data{Bytes: nothing}, &Data{Bytes: unix.UnixRights(fd)})
 }
 
 // message is a struct msghdr, see recvmsg(2): where the bytes are, and where what comes beside them.

@@ -109,7 +109,7 @@ func (w *Walker) Tell(l *List) error {
 	return nil
 }
 
-// Give hands over files, to a list that begins with [List.Take].
+// Give hands over files, to a list that receives them: see [Take].
 func (w *Walker) Give(files ...*os.File) error {
 	fds := make([]int, len(files))
 	for i, f := range files {

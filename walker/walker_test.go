@@ -261,13 +261,13 @@ func TestFiles(t *testing.T) {
 	}
 	defer r.Close()
 	l := &List{}
-	l.Take(1)
+	l.Add(Must, unix.SYS_RECVMSG, Socket, l.Put(Take(1)), unix.MSG_CMSG_CLOEXEC)
 	text, err := l.Text("hello")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Add(Must, unix.SYS_WRITE, First, text, 5)
-	l.Send(First)
+	l.Add(Must, unix.SYS_SENDMSG, Socket, l.Put(Send(First)))
 	l.Add(Must, unix.SYS_CLOSE, First)
 	if err := errors.Join(w.Tell(l), w.Give(p), p.Close()); err != nil {
 		t.Fatal(err)

@@ -95,14 +95,14 @@ func Become(ctx context.Context, w *walker.Walker, cfg Config) (err error) {
 	pl := &plan{traced: trace.On(ctx)}
 	defer func() { err = errors.Join(err, pl.close()) }()
 	// How many files there are to be had is known when all is written, but that they come first, now.
-	pl.add(walker.Must, planned{op: "recvmsg"}, 0)
+	pl.callers([]Call{Take(0)})
 	for i, f := range cfg.Streams {
 		pl.add(walker.Must, pl.call("dup3", f.Name(), "dup3(%s, %d, 0)", pl.shown(f), i), unix.SYS_DUP3, pl.fd(f), uintptr(i), 0)
 	}
 	if err := pl.write(ctx, cfg); err != nil {
 		return err
 	}
-	pl.list.Steps[0] = pl.list.TakeStep(len(pl.files))
+	pl.list.Steps[0].Args[1] = pl.list.Put(walker.Take(len(pl.files)))
 	if err := errors.Join(w.Tell(&pl.list), w.Give(pl.files...)); err != nil && !errors.Is(err, unix.EPIPE) {
 		return err
 	}
@@ -113,51 +113,56 @@ func Become(ctx context.Context, w *walker.Walker, cfg Config) (err error) {
 	return err
 }
 
-// Walk has a walker make calls, and returns when they are made, or the first that was refused as an [*Error]. files are handed to it
-// before: it has them from [walker.First] on. back is the number of a descriptor to be sent here in the end, 0 for none.
-func Walk(ctx context.Context, w *walker.Walker, calls []Call, back int, files ...*os.File) (_ *os.File, err error) {
+// Take is the call with which a walker takes over files from its maker. From then on it has them by the lowest numbers that are free.
+func Take(files int) Call {
+	return Call{Trap: unix.SYS_RECVMSG, Args: [6]uintptr{walker.Socket, 0, unix.MSG_CMSG_CLOEXEC}, Data: [6]*walker.Data{1: walker.Take(files)}, Op: "recvmsg"}
+}
+
+// Send is the call with which it sends back one, by its number.
+func Send(fd int) Call {
+	return Call{Trap: unix.SYS_SENDMSG, Args: [6]uintptr{walker.Socket}, Data: [6]*walker.Data{1: walker.Send(fd)}, Op: "sendmsg"}
+}
+
+// Errand is calls that a walker is about to make, see [Ask].
+type Errand struct {
+	pl *plan
+	w  *walker.Walker
+}
+
+// Ask has a walker make calls. files are for the [Take] among them.
+func Ask(ctx context.Context, w *walker.Walker, calls []Call, files ...*os.File) (*Errand, error) {
 	pl := &plan{traced: trace.On(ctx)}
-	if len(files) > 0 {
-		pl.add(walker.Must, planned{op: "recvmsg"}, 0)
-		pl.list.Steps[0] = pl.list.TakeStep(len(files))
-	}
 	pl.callers(calls)
-	if back > 0 {
-		pl.calls = append(pl.calls, planned{op: "sendmsg"})
-		pl.list.Send(back)
-	}
-	err = w.Tell(&pl.list)
+	err := w.Tell(&pl.list)
 	if err == nil && len(files) > 0 {
 		err = w.Give(files...)
 	}
-	if err != nil && !errors.Is(err, unix.EPIPE) {
+	if err != nil && !errors.Is(err, unix.EPIPE) { // then it has ended, and Wait says so
 		return nil, err
 	}
-	var sent []*os.File
-	for done := 0; done < len(pl.calls); {
-		reports, more, err := w.Hear(ctx)
-		sent = append(sent, more...)
+	return &Errand{pl, w}, nil
+}
+
+// Wait returns when the calls are made, with the files that were sent back, or the first that was refused as an [*Error].
+func (e *Errand) Wait(ctx context.Context) (files []*os.File, err error) {
+	for done := 0; done < len(e.pl.calls); {
+		reports, more, err := e.w.Hear(ctx)
+		files = append(files, more...)
 		if errors.Is(err, io.EOF) {
 			err = ErrSilence
 		}
 		for _, r := range reports {
-			if done++; err == nil && !pl.forged(r) {
-				if refused := pl.replay(ctx, r); r.Stop {
+			if done++; err == nil && !e.pl.forged(r) {
+				if refused := e.pl.replay(ctx, r); r.Stop {
 					err = refused
 				}
 			}
 		}
 		if err != nil {
-			return nil, errors.Join(err, closeAll(sent))
+			return nil, errors.Join(err, closeAll(files))
 		}
 	}
-	if back == 0 {
-		return nil, nil
-	}
-	if len(sent) != 1 {
-		return nil, errors.Join(ErrSilence, closeAll(sent))
-	}
-	return sent[0], nil
+	return files, nil
 }
 
 func closeAll(files []*os.File) error {

@@ -32,6 +32,7 @@ import (
 	pid "github.com/nslab/nslab/labs/01-pid"
 	mount "github.com/nslab/nslab/labs/02-mount"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+	setns "github.com/nslab/nslab/labs/06-setns"
 	security "github.com/nslab/nslab/labs/10-security"
 	"github.com/nslab/nslab/trace"
 	"github.com/nslab/nslab/walker"
@@ -80,7 +81,8 @@ type Container struct {
 	// The init is one of the two: nslab, at the other end of a link, or a walker, whose work a thread of ours does.
 	link     *link
 	walker   *walker.Walker
-	arranged *initProcess // that work, when it is done
+	first    *setns.Errand // what that does by itself
+	arranged *initProcess  // that work, when it is done
 }
 
 // Create makes a container and leaves its init just before it executes the program. All or nothing: if anything fails, all
@@ -97,8 +99,8 @@ func Create(ctx context.Context, cfg Config) (*Container, error) {
 }
 
 // Begin is the first part of [Create]: it makes the control group, and an init in its namespaces that knows nothing yet. Of
-// cfg it needs the folder and the id, and of the spec the namespaces, the group's name and which limits there will be. So
-// whoever is still finding out the rest can let the init start up in the meantime, which is most of what all this takes.
+// cfg it needs the folder and the id, and of the spec the namespaces, the hooks, the group's name and which limits there will be. So
+// whoever is still finding out the rest can have the namespaces made in the meantime.
 func Begin(ctx context.Context, cfg Config) (c *Container, err error) {
 	c = &Container{State: newState(&cfg)}
 	defer func() {
@@ -123,6 +125,9 @@ func Begin(ctx context.Context, cfg Config) (c *Container, err error) {
 		if err := step(ctx, &cfg); err != nil {
 			return c, err
 		}
+	}
+	if c.walker != nil {
+		return c, c.askFirst(ctx)
 	}
 	return c, nil
 }
@@ -178,7 +183,7 @@ func (c *Container) makeGroup(ctx context.Context, _ *Config) error {
 	return c.Group.Create(ctx)
 }
 
-// limit sets the limits, before the init is in the group: it must not run a single instruction of the user's without them.
+// limit sets the limits. The program must not run a single instruction without them; the init may have entered the group before.
 func (c *Container) limit(ctx context.Context, spec *specs.Spec) error {
 	if c.Group == nil || spec.Linux.Resources == nil {
 		return nil

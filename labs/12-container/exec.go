@@ -71,7 +71,9 @@ func (s *State) Exec(ctx context.Context, cfg ExecConfig) (_ *setns.Process, tty
 	if err != nil {
 		return nil, tty, errors.Join(err, closeAll(tty))
 	}
-	if err := rights(&c, cfg, id); err != nil {
+	own, err := rights(&c, cfg, id)
+	c.Last = append(own, c.Last...) // by the process that is cloned in the end
+	if err != nil {
 		return nil, nil, errors.Join(err, closeAll(tty))
 	}
 	process, err := setns.Start(ctx, c)
@@ -138,29 +140,30 @@ var keys = setns.Call{
 	Text: "keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)",
 }
 
-// rights adds the calls that make the child no more privileged than the container's own init.
-func rights(c *setns.Config, cfg ExecConfig, id identity) error {
+// rights adds the calls that make the child no more privileged than the container's own init. Those that it returns are to be made by
+// the process that becomes the program, and take no rights.
+func rights(c *setns.Config, cfg ExecConfig, id identity) (own []setns.Call, err error) {
 	given := *cfg.Process
 	p := &given
 	p.Capabilities = id.capabilities(p.Capabilities)
 	before, err := security.Before(p, cfg.Filter)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// A filter that takes rights to be loaded is there before the clone. One that forbids it, which a profile may, has to wait.
 	c.ForkFirst = cfg.Filter != nil && !p.NoNewPrivileges && !cfg.Filter.Allows(unix.SYS_CLONE, uint64(setns.CloneFlags))
 	if c.After, err = security.After(p); err != nil {
-		return err
+		return nil, err
 	}
-	c.Last = append(c.Last, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
+	own = append(own, setns.Call{Trap: unix.SYS_SETSID, Op: "setsid", Text: "setsid()"})
 	for _, r := range p.Rlimits {
 		limit, err := reachable(r)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		list := &c.Before
 		if r.Type == "RLIMIT_NPROC" {
-			list = &c.Last // it takes no rights to lower it, and the process that makes the program's would count, too
+			list = &own // it takes no rights to lower it, and the process that makes the program's would count, too
 		}
 		*list = append(*list, setns.Call{
 			Trap: unix.SYS_PRLIMIT64, Args: [6]uintptr{0, uintptr(rlimits[r.Type])}, Data: [6]*walker.Data{2: {Bytes: limitBytes(limit)}}, Op: "prlimit",
@@ -169,13 +172,13 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	}
 	c.Before = append(append(c.Before, keys), before...)
 	if cfg.TimerSlack != 0 {
-		c.Last = append(c.Last, setns.Call{
+		own = append(own, setns.Call{
 			Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_TIMERSLACK, uintptr(cfg.TimerSlack)}, Op: "prctl",
 			Text: fmt.Sprintf("prctl(PR_SET_TIMERSLACK, %d)", cfg.TimerSlack),
 		})
 	}
 	if p.Terminal {
-		c.Last = append(c.Last, setns.Call{
+		own = append(own, setns.Call{
 			Trap: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}, Op: "ioctl", Text: "ioctl(0, TIOCSCTTY, 0)",
 		})
 	}
@@ -183,11 +186,11 @@ func rights(c *setns.Config, cfg ExecConfig, id identity) error {
 	if p.User.Umask != nil {
 		umask = *p.User.Umask
 	}
-	c.Last = append(c.Last, setns.Call{
+	own = append(own, setns.Call{
 		Trap: unix.SYS_UMASK, Args: [6]uintptr{uintptr(umask)}, Op: "umask", Text: fmt.Sprintf("umask(%#o)", umask),
 	})
-	c.Last = append(c.Last, security.Last(p, cfg.Filter)...)
-	return nil
+	c.Last = security.Last(p, cfg.Filter)
+	return own, nil
 }
 
 // limitBytes is a struct rlimit64.

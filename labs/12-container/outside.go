@@ -64,8 +64,43 @@ func (c *Container) launchWalker(ctx context.Context, entry pid.Config) error {
 	return nil
 }
 
-// What a walker is told. A procfs shows the PID namespace of whoever makes it, so it is made by the walker; it comes here as an
-// open file, attached nowhere. See fsopen(2), fsmount(2).
+// askFirst tells the walker what it is to do by itself, without waiting for it.
+//
+//   - It closes what nslab was started with without O_CLOEXEC.
+//   - It enters the group's v1 folders, whose files it is given; in v2's it was born. Then the group can become the root of what a
+//     cgroup namespace shows.
+//   - It dies with its maker, for now; nobody can trace it; and it has a name in ps.
+//   - It makes a procfs, since that shows the PID namespace of whoever makes it, and sends it here as an open file that is attached
+//     nowhere. See fsopen(2), fsmount(2).
+func (c *Container) askFirst(ctx context.Context) (err error) {
+	calls := []setns.Call{forget()}
+	var doors []*os.File
+	if c.Group != nil {
+		if doors, err = c.Group.Doors(ctx); err != nil {
+			return err
+		}
+		defer closeAll(doors...)
+	}
+	if len(doors) > 0 {
+		calls = append(calls, setns.Take(len(doors)))
+		for n, d := range doors {
+			calls = append(calls, setns.Call{
+				Trap: unix.SYS_WRITE, Args: [6]uintptr{uintptr(walker.First + n), 0, 1}, Data: [6]*walker.Data{1: {Bytes: []byte("0")}},
+				Op: "write", What: d.Name(), Text: fmt.Sprintf(`write(%d<%s>, "0", 1)`, walker.First+n, d.Name()),
+			})
+		}
+		calls = append(calls, forget())
+	}
+	if c.order.NewCgroup {
+		calls = append(calls, setns.Call{
+			Trap: unix.SYS_UNSHARE, Args: [6]uintptr{unix.CLONE_NEWCGROUP}, Op: "unshare", What: "a cgroup namespace", Text: "unshare(CLONE_NEWCGROUP)",
+		})
+	}
+	c.first, err = setns.Ask(ctx, c.walker, append(calls, firstSteps()...), doors...)
+	return err
+}
+
+// What a walker has the procfs by.
 const (
 	procContext = walker.First
 	procMount   = walker.First + 1
@@ -74,7 +109,6 @@ const (
 func firstSteps() []setns.Call {
 	text := func(s string) *walker.Data { return &walker.Data{Bytes: append([]byte(s), 0)} }
 	return []setns.Call{
-		forget(), // what we were started with without O_CLOEXEC
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, Op: "prctl", Text: "prctl(PR_SET_PDEATHSIG, SIGKILL)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_DUMPABLE}, Op: "prctl", Text: "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_NAME}, Data: [6]*walker.Data{1: text(initEntry)}, Op: "prctl", Text: `prctl(PR_SET_NAME, "nslab-init")`},
@@ -85,6 +119,8 @@ func firstSteps() []setns.Call {
 		{Trap: unix.SYS_FSMOUNT, Args: [6]uintptr{procContext, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC},
 			Op: "fsmount", What: "proc",
 			Text: fmt.Sprintf("fsmount(%d, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC) = %d", procContext, procMount)},
+		setns.Send(procMount),
+		forget(),
 	}
 }
 
@@ -99,46 +135,50 @@ func (c *Container) arrangeOutside(ctx context.Context, cfg *Config) (err error)
 	o := c.order
 	o.Config, o.Group = cfg, c.Group
 	i := &initProcess{order: o}
-	defer func() {
-		if i.proc != nil {
-			err = errors.Join(err, i.proc.Close())
-		}
-		if err != nil {
-			err = errors.Join(err, closeAll(i.console, i.tty, i.root))
-		}
-	}()
-	if i.proc, err = setns.Walk(ctx, c.walker, firstSteps(), procMount); err != nil {
+	files, err := c.first.Wait(ctx)
+	if err == nil && len(files) != 1 {
+		err = errors.Join(setns.ErrSilence, closeAll(files...))
+	}
+	if err != nil {
 		return c.lost(ctx, err)
 	}
-	if err := c.enterOutside(ctx); err != nil {
-		return err
-	}
+	i.proc = files[0]
 	if err := c.oomScore(ctx, i); err != nil {
-		return err
+		return errors.Join(err, i.proc.Close())
 	}
-	err = setns.OnThread(func() error {
-		fd, err := unix.PidfdOpen(c.Pid, 0)
-		if err != nil {
-			return fmt.Errorf("12-container: open a pidfd of the init: %w", err)
-		}
-		init := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", c.Pid))
-		defer init.Close()
-		if err := setns.Setns(ctx, init, entered); err != nil {
-			return err
-		}
-		if err := c.inside(); err != nil {
-			return err
-		}
-		if err := i.arrangeHere(ctx); err != nil {
-			return AsInitError(err) // here, where the conditions can be probed
-		}
-		return nil
-	})
+	done := make(chan error, 1)
+	go func() { done <- setns.OnThread(func() error { return c.onThread(ctx, i) }) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		// The thread may be stuck, in a file system that does not answer. It ends with this process, and so do its mounts.
+		return context.Cause(ctx)
+	}
 	c.Warnings = append(c.Warnings, i.warnings...)
-	if err != nil {
-		return err
+	if err = errors.Join(err, i.proc.Close()); err != nil {
+		return errors.Join(err, closeAll(append(i.own, i.console, i.tty, i.root)...))
 	}
 	c.Console, c.arranged = i.console, i
+	return nil
+}
+
+// onThread enters the init's namespaces, and arranges what is in there.
+func (c *Container) onThread(ctx context.Context, i *initProcess) error {
+	fd, err := unix.PidfdOpen(c.Pid, 0)
+	if err != nil {
+		return fmt.Errorf("12-container: open a pidfd of the init: %w", err)
+	}
+	init := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of %d", c.Pid))
+	defer init.Close()
+	if err := setns.Setns(ctx, init, entered); err != nil {
+		return err
+	}
+	if err := c.inside(); err != nil {
+		return err
+	}
+	if err := i.arrangeHere(ctx); err != nil {
+		return AsInitError(err) // here, where the conditions can be probed
+	}
 	return nil
 }
 
@@ -153,48 +193,6 @@ func (c *Container) inside() error {
 		return errors.New("12-container: the thread is not in the container's mount namespace")
 	}
 	return nil
-}
-
-// enterOutside puts the init into its control group: of v2 it was born in one. Then the group can become the root of what its cgroup
-// namespace shows.
-func (c *Container) enterOutside(ctx context.Context) error {
-	calls := []setns.Call{forget()} // what the first steps have left
-	var doors []*os.File
-	if c.Group != nil {
-		if c.Group.Unified() != "" && !c.born {
-			if err := c.Group.Add(ctx, c.Pid); err != nil {
-				return err
-			}
-		}
-		var err error
-		if doors, err = c.Group.Doors(ctx); err != nil {
-			return err
-		}
-		defer closeAll(doors...)
-	}
-	if _, err := setns.Walk(ctx, c.walker, calls, 0); err != nil {
-		return c.lost(ctx, err)
-	}
-	calls = nil
-	for n, d := range doors {
-		calls = append(calls, setns.Call{
-			Trap: unix.SYS_WRITE, Args: [6]uintptr{uintptr(walker.First + n), 0, 1}, Data: [6]*walker.Data{1: {Bytes: []byte("0")}},
-			Op: "write", What: d.Name(), Text: fmt.Sprintf(`write(%d<%s>, "0", 1)`, walker.First+n, d.Name()),
-		})
-	}
-	if len(doors) > 0 {
-		calls = append(calls, forget())
-	}
-	if c.order.NewCgroup {
-		calls = append(calls, setns.Call{
-			Trap: unix.SYS_UNSHARE, Args: [6]uintptr{unix.CLONE_NEWCGROUP}, Op: "unshare", What: "a cgroup namespace", Text: "unshare(CLONE_NEWCGROUP)",
-		})
-	}
-	if len(calls) == 0 {
-		return nil
-	}
-	_, err := setns.Walk(ctx, c.walker, calls, 0, doors...)
-	return c.lost(ctx, err)
 }
 
 // lost explains a walker that is gone without a word.
@@ -290,16 +288,18 @@ func (c *Container) startOutside(ctx context.Context) error {
 		Path:       p.Args[0], Places: places(p.Args[0], env), Args: p.Args, Env: env, Streams: i.program,
 	}
 	defer closeAll(append(i.own, i.root, i.tty)...)
-	if err := rights(&s, ExecConfig{Process: p, Filter: i.Config.Filter, TimerSlack: i.Config.TimerSlack}, i.id); err != nil {
+	own, err := rights(&s, ExecConfig{Process: p, Filter: i.Config.Filter, TimerSlack: i.Config.TimerSlack}, i.id)
+	if err != nil {
 		return err
 	}
 	// Until now the init died with its maker, whatever killed that. From here on the container stands alone, unless it was asked not to.
 	if i.Config.Die {
 		s.Pdeathsig = unix.SIGKILL
 	} else {
-		s.Before = append([]setns.Call{{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_PDEATHSIG}, Op: "prctl", Text: "prctl(PR_SET_PDEATHSIG, 0)"}}, s.Before...)
+		own = append(own, setns.Call{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_PDEATHSIG}, Op: "prctl", Text: "prctl(PR_SET_PDEATHSIG, 0)"})
 	}
-	err := setns.Become(ctx, c.walker, s)
+	s.Before = append(own, s.Before...) // nobody else becomes the program, so before there is a filter that may forbid them
+	err = setns.Become(ctx, c.walker, s)
 	var refused *setns.Error
 	if errors.As(err, &refused) && refused.Op == "execve" && errors.Is(err, unix.EACCES) && i.isFolder(s.Places) {
 		refused.Err = fmt.Errorf("is a directory: %w", unix.EACCES)
