@@ -10,6 +10,8 @@ import (
 
 	"github.com/fatih/color"
 	"github.com/jstemmer/go-junit-report/v2/junit"
+
+	xml "github.com/nslab/nslab/suite/junit"
 )
 
 // Summary is the sum of a run, in JSON its last line.
@@ -118,9 +120,9 @@ func (j junitReporter) Sum(results []Result, s Summary) error {
 		c := junit.Testcase{Name: r.Script, Classname: "nslab", Time: seconds(r.MS)}
 		switch r.Result {
 		case Fail:
-			c.Failure = &junit.Result{Message: "failed", Data: r.Output}
+			c.Failure = xml.Failure("failed", r.Output)
 		case Missing:
-			c.Failure = &junit.Result{Message: "needs " + strings.Join(r.Needs, ", ")}
+			c.Failure = xml.Failure("needs "+strings.Join(r.Needs, ", "), "")
 		case Skip:
 			c.Skipped = &junit.Result{Message: "needs " + strings.Join(r.Needs, ", ")}
 		}

@@ -32,8 +32,9 @@ type Result struct {
 
 // Options are what a run of the suite is told.
 type Options struct {
-	Lenient bool               // what cannot be run here is skipped, and the run passes all the same
-	Report  func(Result) error // called once for each script, when it has ended, one at a time
+	Lenient  bool               // what cannot be run here is skipped, and the run passes all the same
+	Parallel int                // how many run at a time; 0: as many as there are processors, but two at least
+	Report   func(Result) error // called once for each script, when it has ended, one at a time
 }
 
 // Run runs the scripts, several at a time, with this very program as their nslab. When ctx is done, it ends what runs,
@@ -50,7 +51,7 @@ func Run(ctx context.Context, scripts []Script, o Options) (results []Result, er
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := newRunner(ctx, scripts, o.Lenient)
+	r := newRunner(ctx, scripts, o)
 	r.report = func(res Result) {
 		results = append(results, res)
 		if err := o.Report(res); err != nil {

@@ -25,10 +25,13 @@ type runner struct {
 	left  int        // scripts that have not ended
 }
 
-func newRunner(ctx context.Context, scripts []Script, lenient bool) *runner {
+func newRunner(ctx context.Context, scripts []Script, o Options) *runner {
+	if o.Parallel <= 0 {
+		o.Parallel = max(2, runtime.GOMAXPROCS(0)) // most scripts wait for a process most of the time
+	}
 	r := &runner{
-		ctx: ctx, lenient: lenient, byName: map[string]Script{},
-		slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), // most scripts wait for a process most of the time
+		ctx: ctx, lenient: o.Lenient, byName: map[string]Script{},
+		slots: make(chan struct{}, o.Parallel),
 		left:  len(scripts),
 	}
 	for _, s := range scripts {
@@ -111,8 +114,8 @@ func (t *scriptT) run(f func(testscript.T)) {
 }
 
 func (t *scriptT) Run(name string, f func(testscript.T)) {
+	t.r.slots <- struct{}{} // here, so that they start in their order
 	t.r.group.Go(func() {
-		t.r.slots <- struct{}{}
 		defer func() { <-t.r.slots }()
 		t.r.one(name, f)
 	})

@@ -157,6 +157,10 @@ func (g *initProcess) initramfsLab() error {
 	return nil
 }
 
+// parallel is how many scenarios run at a time. Most of them wait for a process most of the time: with two, as many as the
+// machine has processors, a third of the host's time is not used (18 of them take 92 s then, 65 s with four).
+const parallel = "4"
+
 // second runs on the real root: the suite.
 func (g *initProcess) second() error {
 	if err := g.prepare(); err != nil {
@@ -168,7 +172,7 @@ func (g *initProcess) second() error {
 	}
 	go g.watchDisk()
 	go g.misbehave()
-	status, err := runReaping(g.port, os.Stderr, append([]string{nslabFile, "test", "--format", "json"}, g.Patterns...)...)
+	status, err := runReaping(g.port, os.Stderr, append([]string{nslabFile, "test", "--format", "json", "--parallel", parallel}, g.Patterns...)...)
 	if err != nil {
 		return err
 	}

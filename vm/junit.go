@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jstemmer/go-junit-report/v2/junit"
+
+	xml "github.com/nslab/nslab/suite/junit"
 )
 
 // writeJUnit writes what became of the machines as JUnit has it: a machine is a suite. What speaks against the machine
@@ -34,17 +36,17 @@ func (o *Outcome) junit() junit.Testsuite {
 		case "pass":
 			add(r.Script, r.MS, nil)
 		case "fail":
-			add(r.Script, r.MS, &junit.Result{Message: "failed", Data: r.Output})
+			add(r.Script, r.MS, xml.Failure("failed", r.Output))
 		default:
-			add(r.Script, r.MS, &junit.Result{Message: "needs " + strings.Join(r.Needs, ", ")})
+			add(r.Script, r.MS, xml.Failure("needs "+strings.Join(r.Needs, ", "), ""))
 		}
 	}
 	for _, name := range o.never() {
-		add(name, 0, &junit.Result{Message: "never came to a result"})
+		add(name, 0, xml.Failure("never came to a result", ""))
 	}
-	machine := &junit.Result{Message: "the machine failed", Data: strings.Join(o.problems(), "\n")}
-	if machine.Data == "" {
-		machine = nil
+	var machine *junit.Result
+	if problems := o.problems(); len(problems) > 0 {
+		machine = xml.Failure("the machine failed", strings.Join(problems, "\n"))
 	}
 	add("machine", o.Took.Milliseconds(), machine)
 	return suite

@@ -57,6 +57,9 @@ could not run here, 128+n interrupted by signal n.`,
 			if !slices.Contains(testFormats, o.format) {
 				return usageError("text, json or junit", "no format is called %q", o.format)
 			}
+			if o.Parallel < 0 || cmd.Flags().Changed("parallel") && o.Parallel == 0 {
+				return usageError("a number from 1 on", "%d scenarios at a time are none", o.Parallel)
+			}
 			scripts, err := chooseScripts(args)
 			if err != nil {
 				return err
@@ -74,6 +77,7 @@ could not run here, 128+n interrupted by signal n.`,
 	flags.BoolVar(&o.list, "list", false, "show the scenarios instead of running them")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show the logs of scenarios that passed, too")
 	flags.BoolVar(&o.Lenient, "skip-missing", false, "skip what this machine cannot run")
+	flags.IntVarP(&o.Parallel, "parallel", "p", 0, "how many run at a time (default as many as processors, two at least)")
 	flags.StringVar(&o.format, "format", "text", "text, json (one object a line) or junit (XML)")
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(testFormats, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
