@@ -80,7 +80,7 @@ func Leaks(workDir, runRoot string) (leaks []string) {
 // mountsMentioning lists mount points, deepest first, whose line in the mount table names the folder or nslab. What lies in
 // a folder beside it belongs to a script that runs at the same time and looks after itself.
 func mountsMentioning(dir string) ([]string, error) {
-	lines, err := evidence.Mounts(os.Getpid())
+	lines, err := evidence.Mounts(unix.Gettid()) // a script's namespaces are its thread's, see [ownMachine]
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func processesOf(runRoot string) (found []int) {
 func networks(workDir, runRoot string) []string {
 	// The kernel takes the links of a container that has ended away in its own time.
 	for range 200 {
-		dev, err := os.ReadFile("/proc/self/net/dev")
+		dev, err := os.ReadFile("/proc/thread-self/net/dev")
 		if err != nil || !bytes.Contains(dev, []byte("nv"+strings.TrimSuffix(course.IDPrefix(runRoot), "-"))) {
 			break
 		}
@@ -154,7 +154,7 @@ func networks(workDir, runRoot string) []string {
 
 // linksAndTables lists the network devices and nftables tables of the host's network namespace.
 func linksAndTables() (names []string, err error) {
-	dev, err := os.ReadFile("/proc/self/net/dev")
+	dev, err := os.ReadFile("/proc/thread-self/net/dev")
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,9 @@ func Params(work, bin string, fail func(testscript.T)) testscript.Params {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
+			if err := ownMachine(); err != nil {
+				return err
+			}
 			if bin != "" {
 				env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			}
