@@ -58,7 +58,9 @@ func (c *Container) killForGood(ctx context.Context) error {
 		return err
 	}
 	var run monitor.Run
-	if err := readJSON(filepath.Join(c.RunDir(), monitor.RunFile), &run); err != nil {
+	if err := readJSON(filepath.Join(c.RunDir(), monitor.RunFile), &run); errors.Is(err, fs.ErrNotExist) {
+		return nil // it has come to its end meanwhile, which takes this file away: one of a hundred at once, on a slow machine
+	} else if err != nil {
 		return err
 	}
 	pidfd, err := unix.PidfdOpen(run.Monitor, 0)
