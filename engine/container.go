@@ -15,6 +15,7 @@ import (
 
 	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
+	volumes "github.com/nslab/nslab/labs/07-volumes"
 )
 
 // Record is what container.json says: what was asked for, as far as it was decided when the container was made.
@@ -60,6 +61,8 @@ type Container struct {
 
 	outlined *specs.Spec // likewise: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share
+
+	inherited []volumes.Mount // while it is being made: what --volumes-from has found
 
 	connection *connection // while it is being started: its networks
 	named      bool        // its /etc knows its addresses

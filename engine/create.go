@@ -51,6 +51,9 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	if err := c.check(img); err != nil {
 		return nil, err
 	}
+	if err := c.findInherited(ctx); err != nil {
+		return nil, err
+	}
 	if err := c.checkNetworks(o.Networks); err != nil {
 		return nil, err
 	}
@@ -249,7 +252,7 @@ func (c *Container) useImage(img *image.Image) func(context.Context) error {
 // makeVolumes makes the volumes that are asked for, by the user or by the image, and fills new ones with the image's files.
 func (c *Container) makeVolumes(img *image.Image) func(context.Context) error {
 	return func(ctx context.Context) error {
-		list := slices.Clone(c.HostConfig.Mounts)
+		list := c.mountsWithInherited()
 		for _, target := range slices.Sorted(maps.Keys(c.Config.Volumes)) { // the user's and the image's, without a name
 			taken := func(m volumes.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }
 			if _, tmpfs := c.HostConfig.Tmpfs[target]; !slices.ContainsFunc(list, taken) && !tmpfs {

@@ -202,7 +202,7 @@ func (c *Container) Layers(ctx context.Context) (unionfs.Layers, error) {
 
 // hostDetails shows lists that are empty as Docker does: some as [], the others as null.
 func (c *Container) hostDetails() HostDetails {
-	h := HostDetails{HostConfig: c.HostConfig, Runtime: "nslab"}
+	h := HostDetails{HostConfig: c.HostConfig, VolumesFrom: c.HostConfig.VolumesFrom, Runtime: "nslab"}
 	if h.PortBindings == nil {
 		h.PortBindings = map[string][]PortBinding{}
 	}

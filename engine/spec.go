@@ -278,7 +278,8 @@ func (c *Container) userMount(p MountPoint) specs.Mount {
 			return m.Spec(p.Source)
 		}
 	}
-	return volumes.Mount{Type: volumes.TypeVolume, Target: p.Destination}.Spec(p.Source) // one that the image asks for
+	// One that the image asks for, or that another container has.
+	return volumes.Mount{Type: p.Type, Target: p.Destination, ReadOnly: !p.RW, Propagation: p.Propagation}.Spec(p.Source)
 }
 
 // tmpfsMount is --tmpfs TARGET:OPTIONS. What the user does not say is as careful as Docker's.

@@ -39,6 +39,7 @@ type Config struct {
 type HostConfig struct {
 	Binds           []string          // -v, as they were written
 	Mounts          []volumes.Mount   `json:",omitempty"` // -v and --mount, parsed; relative sources made absolute by cmd
+	VolumesFrom     []string          `json:",omitempty"` // NAME[:ro|rw]: containers whose volumes this one gets as well
 	Tmpfs           map[string]string `json:",omitempty"`
 	ContainerIDFile string
 	LogConfig       LogConfig

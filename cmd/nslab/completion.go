@@ -75,6 +75,9 @@ func completeRunFlags(cmd *cobra.Command, containers lister) {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
+	cmd.RegisterFlagCompletionFunc("volumes-from", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return containers(), cobra.ShellCompDirectiveNoFileComp
+	})
 	for flag, modes := range map[string][]string{
 		"pid": {"host"}, "ipc": {"private", "shareable", "host", "none"}, "network": {"none", "host"},
 	} {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/nslab/nslab/cmd/nslab/opts"
 	"github.com/nslab/nslab/engine"
 	"github.com/nslab/nslab/engine/monitor"
 	"github.com/nslab/nslab/engine/stream"
@@ -114,6 +115,9 @@ func createContainer(ctx context.Context, g *globals, r *request, start *engine.
 	}
 	c, err := createPulled(ctx, g, e, r, start)
 	if err == nil {
+		for _, w := range opts.WithoutEffect(&r.Host) {
+			warn(w)
+		}
 		if err = cid.write(c.ID); err != nil {
 			err = errors.Join(err, c.Discard(context.WithoutCancel(ctx)), c.Close())
 		}

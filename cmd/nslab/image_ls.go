@@ -48,6 +48,9 @@ since=IMAGE, until=TIME and reference=PATTERN.`,
 				return err
 			}
 			rows, err := imageRows(s, &o)
+			if err != nil && rows == nil {
+				return imageError(err) // there is nothing to show, not even headings
+			}
 			if writeErr := t.Write(os.Stdout, rows); err == nil {
 				err = writeErr
 			}

@@ -164,7 +164,7 @@ func notNil(l *opts.List) []string { return append([]string{}, l.Values()...) }
 
 // mounts fills in -v, --mount and --tmpfs.
 func (f *runFlags) mounts(_ *pflag.FlagSet, r *request) error {
-	r.Host.Tmpfs = f.tmpfs.Values()
+	r.Host.Tmpfs, r.Host.VolumesFrom = f.tmpfs.Values(), f.volumesFrom.Values()
 	var places []volumes.Mount // all of them, to find two on one place
 	for _, spec := range f.volume.Values() {
 		if slices.Contains(r.Host.Binds, spec) {

@@ -34,10 +34,10 @@ type runFlags struct {
 	sysctl                             *opts.Map
 
 	// Files.
-	volume, mount, logOpt *opts.List
-	tmpfs                 *opts.Map
-	logDriver             *opts.Word
-	shmSize               opts.Bytes
+	volume, volumesFrom, mount, logOpt *opts.List
+	tmpfs                              *opts.Map
+	logDriver                          *opts.Word
+	shmSize                            opts.Bytes
 
 	// Limits.
 	blkioWeight                               uint16
@@ -170,6 +170,7 @@ func (f *runFlags) addSurroundings(flags *pflag.FlagSet) {
 func (f *runFlags) addFiles(flags *pflag.FlagSet) {
 	a := adder{flags}
 	f.volume = a.list("volume", "v", "Bind mount a volume", nil)
+	f.volumesFrom = a.list("volumes-from", "", "Mount volumes from the specified container(s)", opts.VolumesFrom)
 	f.mount = a.list("mount", "", "Attach a filesystem mount to the container", nil)
 	f.tmpfs = a.pairs("tmpfs", "Mount a tmpfs directory", opts.Tmpfs)
 	a.Var(&f.shmSize, "shm-size", "Size of /dev/shm")
@@ -228,7 +229,7 @@ func addUnsupported(flags *pflag.FlagSet) {
 		{"cpu-count", "", "int", windows}, {"cpu-percent", "", "int", windows}, {"io-maxbandwidth", "", "bytes", windows},
 		{"io-maxiops", "", "uint", windows}, {"isolation", "", "string", windows},
 		{"runtime", "", "string", "nslab is the runtime"}, {"storage-opt", "", "list", later}, {"use-api-socket", "", "bool", "there is no daemon, and no socket of it"},
-		{"volume-driver", "", "string", external}, {"volumes-from", "", "list", later},
+		{"volume-driver", "", "string", external},
 	} {
 		flag := flags.VarPF(opts.Unsupported{Kind: u.kind, Why: u.why}, u.name, u.letter, "")
 		flag.Hidden = true

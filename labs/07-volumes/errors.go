@@ -24,6 +24,21 @@ var (
 	ErrSpec     = errors.New("not a volume")
 )
 
+// SpecError is an argument of -v or --mount, or several together, that make no sense; it is [ErrSpec].
+type SpecError struct {
+	Spec string // empty for several
+	Why  string
+}
+
+func (e *SpecError) Error() string {
+	if e.Spec == "" {
+		return "07-volumes: " + e.Why
+	}
+	return fmt.Sprintf("07-volumes: invalid volume %q: %s", e.Spec, e.Why)
+}
+
+func (e *SpecError) Is(target error) bool { return target == ErrSpec }
+
 // Error is a mount or a volume that could not be had.
 type Error struct {
 	Op   string // what was being done

@@ -194,7 +194,7 @@ func refused(t *course.T) error {
 	accepted := 0
 	for _, spec := range []string{"relative", "a:b:c:d", "x:/data", "data:/", "/host:/data:ro,rw", "/host:/data:fast"} {
 		_, err := ParseVolume(spec)
-		t.See("-v %s: %s", spec, strings.TrimSuffix(reason(err), ": "+ErrSpec.Error()))
+		t.See("-v %s: %s", spec, reason(err))
 		if !errors.Is(err, ErrSpec) {
 			accepted++
 		}

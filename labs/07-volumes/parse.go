@@ -29,7 +29,7 @@ func CheckName(name string) error {
 }
 
 func invalid(spec, format string, args ...any) error {
-	return fmt.Errorf("07-volumes: invalid volume %q: %s: %w", spec, fmt.Sprintf(format, args...), ErrSpec)
+	return &SpecError{Spec: spec, Why: fmt.Sprintf(format, args...)}
 }
 
 // ParseVolume reads the argument of -v, as "docker run" does: /inside for a volume without a name, name:/inside,
@@ -285,7 +285,7 @@ func Check(list []Mount) error {
 	seen := map[string]bool{}
 	for _, m := range list {
 		if seen[m.Target] {
-			return fmt.Errorf("07-volumes: two mounts on %s: %w", m.Target, ErrSpec)
+			return &SpecError{Why: "two mounts on " + m.Target}
 		}
 		seen[m.Target] = true
 	}

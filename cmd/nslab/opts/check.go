@@ -213,6 +213,8 @@ func checkNamespaces(c *engine.Config, h *engine.HostConfig) error {
 		return refuse("--dns", "", "conflicting options: dns and the network mode")
 	case shared && len(h.ExtraHosts) > 0:
 		return refuse("--add-host", "", "conflicting options: custom host-to-IP mapping and the network mode")
+	case shared && len(h.PortBindings) > 0:
+		return refuse("--publish", "publish it with the container whose network this one shares", "conflicting options: port publishing and the container type network mode")
 	case shared && len(c.ExposedPorts) > 0:
 		return refuse("--expose", "", "conflicting options: port exposing and the container type network mode")
 	case h.UTSMode == "host" && c.Hostname != "":

@@ -159,6 +159,8 @@ func TestCheck(t *testing.T) {
 		{config: engine.Config{Hostname: "x"}, host: H{NetworkMode: "container:y"}, want: "--hostname: conflicting options: hostname and the network mode"},
 		{config: engine.Config{Hostname: "x"}, host: H{UTSMode: "host"}, want: "--hostname: conflicting options: hostname and the UTS mode"},
 		{config: engine.Config{Hostname: "x"}, host: H{NetworkMode: "host"}},
+		{config: engine.Config{ExposedPorts: map[string]struct{}{"80/tcp": {}}}, host: H{NetworkMode: "container:y"}, want: "--expose: conflicting options"},
+		{config: engine.Config{ExposedPorts: map[string]struct{}{"80/tcp": {}}}, host: H{NetworkMode: "container:y", PortBindings: map[string][]engine.PortBinding{"80/tcp": {}}}, want: "--publish: conflicting options"},
 		{host: H{NetworkMode: "container:y", DNS: []string{"9.9.9.9"}}, want: "--dns: conflicting options"},
 		{host: H{NetworkMode: "container:y", ExtraHosts: []string{"a:1.2.3.4"}}, want: "--add-host: conflicting options"},
 		{host: H{NetworkMode: "host", Sysctls: map[string]string{"net.x": "1"}}, want: "--sysctl: sysctl 'net.x' not allowed in host network namespace"},
@@ -180,5 +182,24 @@ func TestCheck(t *testing.T) {
 	}
 	if m := ThisMachine(); m.memory() < minMemory || m.cpus() == "" {
 		t.Errorf("this machine has %d bytes, CPUs %q", m.memory(), m.cpus())
+	}
+}
+
+func TestWithoutEffect(t *testing.T) {
+	yes, ports := true, map[string][]engine.PortBinding{"80/tcp": {}}
+	for _, c := range []struct {
+		host engine.HostConfig
+		want int
+	}{
+		{engine.HostConfig{}, 0},
+		{engine.HostConfig{NetworkMode: "host"}, 0},
+		{engine.HostConfig{NetworkMode: "bridge", PortBindings: ports}, 0},
+		{engine.HostConfig{NetworkMode: "host", PortBindings: ports}, 1},
+		{engine.HostConfig{Resources: engine.Resources{OomKillDisable: &yes}}, 1},
+		{engine.HostConfig{Resources: engine.Resources{OomKillDisable: &yes, Memory: 1 << 30}}, 0},
+	} {
+		if got := WithoutEffect(&c.host); len(got) != c.want {
+			t.Errorf("%+v: %q; want %d", c.host, got, c.want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,22 @@ const (
 
 func letterOrDigit(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// VolumesFrom is a container whose volumes another one gets, and how: NAME[:ro|rw]. The labels of SELinux, which nslab does not
+// give, are taken as Docker takes them.
+func VolumesFrom(value string) (string, error) {
+	name, mode, has := strings.Cut(value, ":")
+	if err := plain("container", name); err != nil {
+		return "", err
+	}
+	switch {
+	case name == "":
+		return "", errors.New("invalid volumes-from specification: it names no container")
+	case has && !slices.Contains([]string{"ro", "rw", "z", "Z"}, mode):
+		return "", fmt.Errorf("invalid mode: %s", printable(mode))
+	}
+	return value, nil
 }
 
 // Name checks the name of a container: two or more of [a-zA-Z0-9_.-], of which the first is a letter or a digit. A slash
