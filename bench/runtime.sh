@@ -15,7 +15,8 @@ trap 'rm -rf "$build"' EXIT
 export CGO_ENABLED=0
 if test -z "${NSLAB:-}"; then
 	NSLAB=$build/nslab
-	go build -trimpath -ldflags '-s -w' -o "$NSLAB" ./cmd/nslab
+	go build -trimpath -ldflags '-s -w' -o "$NSLAB.linked" ./cmd/nslab
+	cp "$NSLAB.linked" "$NSLAB" # as the Makefile does, and whoever installs it
 fi
 go build -o "$build/bench" ./bench/runtime
 if command -v gcc >/dev/null; then

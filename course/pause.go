@@ -26,12 +26,21 @@ const (
 	keyQuit   key = "q"
 )
 
-var keyWords = map[string]key{
-	"": keyNext, "n": keyNext, "next": keyNext,
-	"r": keyRepeat, "repeat": keyRepeat,
-	"s": keyShell, "shell": keyShell,
-	"c": keySource, "code": keySource, "source": keySource,
-	"q": keyQuit, "quit": keyQuit, "exit": keyQuit,
+// keyOf says which key a word stands for.
+func keyOf(word string) (k key, known bool) {
+	switch word {
+	case "", "n", "next":
+		return keyNext, true
+	case "r", "repeat":
+		return keyRepeat, true
+	case "s", "shell":
+		return keyShell, true
+	case "c", "code", "source":
+		return keySource, true
+	case "q", "quit", "exit":
+		return keyQuit, true
+	}
+	return "", false
 }
 
 // keyboard reads lines, and only when asked: nothing typed for a shell may be swallowed.
@@ -110,7 +119,7 @@ func (w *walker) pause(t *T, last bool) key {
 			w.screen.blank()
 			return keyQuit
 		}
-		switch k, known := keyWords[strings.ToLower(text)]; {
+		switch k, known := keyOf(strings.ToLower(text)); {
 		case !known:
 			fmt.Fprintln(w.out, strings.Repeat(" ", labelIndent)+w.screen.say("type n, r, s, c or q, and Enter"))
 		case k == keyShell:

@@ -47,16 +47,14 @@ func TerminalWidth() int {
 	return min(max(w, minWidth), maxWidth)
 }
 
-var (
-	bold   = color.New(color.Bold).SprintFunc()
-	faint  = color.New(color.Faint).SprintFunc()
-	green  = color.New(color.FgGreen).SprintFunc()
-	red    = color.New(color.FgRed).SprintFunc()
-	yellow = color.New(color.FgYellow).SprintFunc()
-	cyan   = color.New(color.FgCyan).SprintFunc()
-)
+func bold(a ...any) string   { return color.New(color.Bold).Sprint(a...) }
+func faint(a ...any) string  { return color.New(color.Faint).Sprint(a...) }
+func green(a ...any) string  { return color.New(color.FgGreen).Sprint(a...) }
+func red(a ...any) string    { return color.New(color.FgRed).Sprint(a...) }
+func yellow(a ...any) string { return color.New(color.FgYellow).Sprint(a...) }
+func cyan(a ...any) string   { return color.New(color.FgCyan).Sprint(a...) }
 
-func (s *screen) say(format string, args ...any) string { return words.say(s.zh, format, args...) }
+func (s *screen) say(format string, args ...any) string { return words().say(s.zh, format, args...) }
 
 // head starts the screen of a step.
 func (s *screen) head(l *Lab, number, of int, title string) {

@@ -169,12 +169,14 @@ func (m *machine) bringController(controller string) []Message {
 		return m.handDown(controller)
 	}
 	return []Message{say("boot a kernel that was built with it (%s): those of the distributions are",
-		command(controllerOption[controller]))}
+		command(controllerOption()[controller]))}
 }
 
-var controllerOption = map[string]string{
-	"cpu": "CONFIG_CFS_BANDWIDTH", "cpuset": "CONFIG_CPUSETS", "memory": "CONFIG_MEMCG", "pids": "CONFIG_CGROUP_PIDS",
-	"io": "CONFIG_BLK_CGROUP", "freezer": "CONFIG_CGROUP_FREEZER",
+func controllerOption() map[string]string {
+	return map[string]string{
+		"cpu": "CONFIG_CFS_BANDWIDTH", "cpuset": "CONFIG_CPUSETS", "memory": "CONFIG_MEMCG", "pids": "CONFIG_CGROUP_PIDS",
+		"io": "CONFIG_BLK_CGROUP", "freezer": "CONFIG_CGROUP_FREEZER",
+	}
 }
 
 // bootWithout takes a word off the kernel's command line.

@@ -165,9 +165,11 @@ func refusedBy(err error, call string, args ...any) error {
 // namespaceKinds in the order in which the labs meet them; the names are those of /proc/PID/ns.
 var namespaceKinds = []string{"mnt", "pid", "uts", "ipc", "net", "user", "time", "cgroup"}
 
-var namespaceFlags = map[string]uintptr{
-	"mnt": unix.CLONE_NEWNS, "pid": unix.CLONE_NEWPID, "uts": unix.CLONE_NEWUTS, "ipc": unix.CLONE_NEWIPC,
-	"net": unix.CLONE_NEWNET, "user": unix.CLONE_NEWUSER, "time": unix.CLONE_NEWTIME, "cgroup": unix.CLONE_NEWCGROUP,
+func namespaceFlags() map[string]uintptr {
+	return map[string]uintptr{
+		"mnt": unix.CLONE_NEWNS, "pid": unix.CLONE_NEWPID, "uts": unix.CLONE_NEWUTS, "ipc": unix.CLONE_NEWIPC,
+		"net": unix.CLONE_NEWNET, "user": unix.CLONE_NEWUSER, "time": unix.CLONE_NEWTIME, "cgroup": unix.CLONE_NEWCGROUP,
+	}
 }
 
 // tryNamespaces makes a child in new namespaces. One child has them all, since each costs the start of a process; only
@@ -198,7 +200,7 @@ func born(ids []string, mapTo int) (answers []answer, ok bool) {
 	}
 	cfg := pid.Config{}
 	for _, id := range ids {
-		cfg.Namespaces |= namespaceFlags[strings.TrimPrefix(id, "ns.")]
+		cfg.Namespaces |= namespaceFlags()[strings.TrimPrefix(id, "ns.")]
 	}
 	if cfg.Namespaces&unix.CLONE_NEWUSER != 0 {
 		cfg.UIDMappings, cfg.GIDMappings = mapping(mapTo), mapping(mapTo)

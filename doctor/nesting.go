@@ -46,7 +46,7 @@ func nestingEvidence() (e evidenceOfNesting) {
 	}
 	e.kubelet = os.Getenv("KUBERNETES_SERVICE_HOST") != ""
 	e.first = true
-	for kind, first := range firstInodes {
+	for kind, first := range firstInodes() {
 		ino, err := evidence.Namespace(os.Getpid(), kind)
 		e.first = e.first && err == nil && ino == first
 	}
@@ -55,7 +55,9 @@ func nestingEvidence() (e evidenceOfNesting) {
 
 // firstInodes are the numbers of the namespaces that the kernel makes at boot. They are part of what it promises to user
 // space: include/uapi/linux/nsfs.h, before that include/linux/proc_ns.h.
-var firstInodes = map[string]uint64{"pid": 0xEFFFFFFC, "uts": 0xEFFFFFFE, "ipc": 0xEFFFFFFF}
+func firstInodes() map[string]uint64 {
+	return map[string]uint64{"pid": 0xEFFFFFFC, "uts": 0xEFFFFFFE, "ipc": 0xEFFFFFFF}
+}
 
 // detectNesting believes the marks only where some namespace is not the machine's own: a virtual machine whose disk was
 // made from a Docker image still has /.dockerenv.

@@ -28,19 +28,19 @@ const (
 	textColumn = 24
 )
 
-var marks = map[State]struct {
-	sign  string
-	paint func(...any) string
-}{
-	StateOK:      {"✓", color.New(color.FgGreen).SprintFunc()},
-	StateMissing: {"✗", color.New(color.FgRed).SprintFunc()},
-	StateNote:    {"·", color.New(color.FgCyan).SprintFunc()},
+// mark is the sign that stands before a result, and its colour.
+func mark(s State) (sign string, paint func(...any) string) {
+	switch s {
+	case StateOK:
+		return "✓", color.New(color.FgGreen).SprintFunc()
+	case StateMissing:
+		return "✗", color.New(color.FgRed).SprintFunc()
+	}
+	return "·", color.New(color.FgCyan).SprintFunc()
 }
 
-var (
-	bold   = color.New(color.Bold).SprintFunc()
-	yellow = color.New(color.FgYellow).SprintFunc()
-)
+func bold(a ...any) string   { return color.New(color.Bold).Sprint(a...) }
+func yellow(a ...any) string { return color.New(color.FgYellow).Sprint(a...) }
 
 // Report prints all results for people, and which lab can run.
 func Report(w io.Writer, results []Result, labs []*course.Lab, lang string) error {
@@ -76,14 +76,14 @@ func (p *printer) line(s string) {
 }
 
 func (p *printer) result(r Result) {
-	mark := marks[r.State]
-	head := strings.Repeat(" ", markColumn) + mark.paint(mark.sign) + " " + course.Pad(r.ID, textColumn-idColumn)
+	sign, paint := mark(r.State)
+	head := strings.Repeat(" ", markColumn) + paint(sign) + " " + course.Pad(r.ID, textColumn-idColumn)
 	for _, line := range course.Wrap(r.Found.In(p.lang), p.width-textColumn) {
 		p.line(head + line)
 		head = strings.Repeat(" ", textColumn)
 	}
 	if len(r.Blocks) > 0 {
-		p.under(say("blocks %s", strings.Join(r.Blocks, ", ")), mark.paint)
+		p.under(say("blocks %s", strings.Join(r.Blocks, ", ")), paint)
 	}
 	for _, m := range r.Remedy {
 		if hint := m.In(p.lang); !p.hinted[hint] {

@@ -191,13 +191,13 @@ func (m *machine) remedy(id string, a answer) []Message {
 		return m.unconfine()
 	case isNamespace:
 		return []Message{say("boot a kernel that was built with it (%s): those of the distributions are",
-			command(kernelOption[kind]))}
+			command(kernelOption()[kind]))}
 	case id == "mount.fuse" && a.Errno == unix.ENOENT && (m.nest.kind == "docker" || m.nest.kind == "podman"):
 		return []Message{command(m.nest.kind + " run --device /dev/fuse --cap-add SYS_ADMIN …")}
 	case id == "net.nftables" && strings.Contains(a.Call, "NEWRULE"):
 		return m.load("-a nft_nat nft_masq nft_fib_inet nft_ct")
-	case kernelModule[id] != "" && !strings.HasPrefix(id, "mount.overlay") || a.Errno == unix.ENODEV:
-		return m.load(kernelModule[id])
+	case kernelModule()[id] != "" && !strings.HasPrefix(id, "mount.overlay") || a.Errno == unix.ENODEV:
+		return m.load(kernelModule()[id])
 	case id == "mount.overlay":
 		return []Message{say("keep nslab's state on ext4, xfs, btrfs or tmpfs: %s", command("NSLAB_ROOT=/path/there"))}
 	case id == overlayUser, id == overlayRoom:
@@ -206,13 +206,17 @@ func (m *machine) remedy(id string, a answer) []Message {
 	return nil
 }
 
-var kernelOption = map[string]string{
-	"pid": "CONFIG_PID_NS", "uts": "CONFIG_UTS_NS", "ipc": "CONFIG_IPC_NS", "net": "CONFIG_NET_NS",
-	"user": "CONFIG_USER_NS", "time": "CONFIG_TIME_NS", "cgroup": "CONFIG_CGROUPS", "mnt": "CONFIG_NAMESPACES",
+func kernelOption() map[string]string {
+	return map[string]string{
+		"pid": "CONFIG_PID_NS", "uts": "CONFIG_UTS_NS", "ipc": "CONFIG_IPC_NS", "net": "CONFIG_NET_NS",
+		"user": "CONFIG_USER_NS", "time": "CONFIG_TIME_NS", "cgroup": "CONFIG_CGROUPS", "mnt": "CONFIG_NAMESPACES",
+	}
 }
 
-var kernelModule = map[string]string{
-	"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", overlayRoom: "overlay", "net.veth": "veth", "net.bridge": "bridge", "net.nftables": "nf_tables",
+func kernelModule() map[string]string {
+	return map[string]string{
+		"mount.fuse": "fuse", "mount.overlay": "overlay", overlayUser: "overlay", overlayRoom: "overlay", "net.veth": "veth", "net.bridge": "bridge", "net.nftables": "nf_tables",
+	}
 }
 
 // load gets a module: it may be on the disk, or in a package that small installations leave out.

@@ -47,7 +47,7 @@ func (e *Error) Conditions() []diagnosis.Condition {
 	case errors.Is(e.Err, unix.ENOSPC), errors.Is(e.Err, unix.EUSERS):
 		var all []diagnosis.Condition
 		for _, f := range namespaceFlags {
-			if file, ok := maxFiles[f.flag]; ok && e.Flags&f.flag != 0 {
+			if file, ok := maxFiles()[f.flag]; ok && e.Flags&f.flag != 0 {
 				all = append(all, sysctl("user/"+file, "0", diagnosis.Condition{
 					What:   "the limit on namespaces of this kind is above 0",
 					Remedy: "sysctl -w user." + file + "=10000",
@@ -59,7 +59,7 @@ func (e *Error) Conditions() []diagnosis.Condition {
 		var all []diagnosis.Condition
 		for _, f := range namespaceFlags {
 			if e.Flags&f.flag != 0 {
-				_, err := os.Stat("/proc/self/ns/" + nsFiles[f.flag])
+				_, err := os.Stat("/proc/self/ns/" + nsFiles()[f.flag])
 				all = append(all, diagnosis.Condition{
 					What: "the kernel was built with this namespace", Detail: f.name, OK: err == nil,
 					Remedy: "boot a kernel that has it",
@@ -83,14 +83,18 @@ func sysctl(name, forbids string, c diagnosis.Condition) diagnosis.Condition {
 	return c
 }
 
-var maxFiles = map[uintptr]string{
-	unix.CLONE_NEWCGROUP: "max_cgroup_namespaces", unix.CLONE_NEWIPC: "max_ipc_namespaces",
-	unix.CLONE_NEWNET: "max_net_namespaces", unix.CLONE_NEWNS: "max_mnt_namespaces",
-	unix.CLONE_NEWPID: "max_pid_namespaces", unix.CLONE_NEWTIME: "max_time_namespaces",
-	unix.CLONE_NEWUSER: "max_user_namespaces", unix.CLONE_NEWUTS: "max_uts_namespaces",
+func maxFiles() map[uintptr]string {
+	return map[uintptr]string{
+		unix.CLONE_NEWCGROUP: "max_cgroup_namespaces", unix.CLONE_NEWIPC: "max_ipc_namespaces",
+		unix.CLONE_NEWNET: "max_net_namespaces", unix.CLONE_NEWNS: "max_mnt_namespaces",
+		unix.CLONE_NEWPID: "max_pid_namespaces", unix.CLONE_NEWTIME: "max_time_namespaces",
+		unix.CLONE_NEWUSER: "max_user_namespaces", unix.CLONE_NEWUTS: "max_uts_namespaces",
+	}
 }
 
-var nsFiles = map[uintptr]string{
-	unix.CLONE_NEWCGROUP: "cgroup", unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWNET: "net", unix.CLONE_NEWNS: "mnt",
-	unix.CLONE_NEWPID: "pid", unix.CLONE_NEWTIME: "time", unix.CLONE_NEWUSER: "user", unix.CLONE_NEWUTS: "uts",
+func nsFiles() map[uintptr]string {
+	return map[uintptr]string{
+		unix.CLONE_NEWCGROUP: "cgroup", unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWNET: "net", unix.CLONE_NEWNS: "mnt",
+		unix.CLONE_NEWPID: "pid", unix.CLONE_NEWTIME: "time", unix.CLONE_NEWUSER: "user", unix.CLONE_NEWUTS: "uts",
+	}
 }

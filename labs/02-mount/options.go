@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -27,48 +28,52 @@ type option struct {
 }
 
 // The words of fstab(5) and of the OCI runtime-spec that stand for flags.
-var options = map[string]option{
-	"defaults":      {},
-	"bind":          {set: unix.MS_BIND},
-	"rbind":         {set: unix.MS_BIND | unix.MS_REC},
-	"remount":       {set: unix.MS_REMOUNT},
-	"ro":            {set: unix.MS_RDONLY},
-	"rw":            {clear: unix.MS_RDONLY},
-	"nosuid":        {set: unix.MS_NOSUID},
-	"suid":          {clear: unix.MS_NOSUID},
-	"nodev":         {set: unix.MS_NODEV},
-	"dev":           {clear: unix.MS_NODEV},
-	"noexec":        {set: unix.MS_NOEXEC},
-	"exec":          {clear: unix.MS_NOEXEC},
-	"nosymfollow":   {set: unix.MS_NOSYMFOLLOW},
-	"symfollow":     {clear: unix.MS_NOSYMFOLLOW},
-	"noatime":       {set: unix.MS_NOATIME},
-	"atime":         {clear: unix.MS_NOATIME},
-	"nodiratime":    {set: unix.MS_NODIRATIME},
-	"diratime":      {clear: unix.MS_NODIRATIME},
-	"relatime":      {set: unix.MS_RELATIME},
-	"norelatime":    {clear: unix.MS_RELATIME},
-	"strictatime":   {set: unix.MS_STRICTATIME},
-	"nostrictatime": {clear: unix.MS_STRICTATIME},
-	"sync":          {set: unix.MS_SYNCHRONOUS},
-	"async":         {clear: unix.MS_SYNCHRONOUS},
-	"dirsync":       {set: unix.MS_DIRSYNC},
-	"mand":          {set: unix.MS_MANDLOCK},
-	"nomand":        {clear: unix.MS_MANDLOCK},
-	"lazytime":      {set: unix.MS_LAZYTIME},
-	"nolazytime":    {clear: unix.MS_LAZYTIME},
-	"iversion":      {set: unix.MS_I_VERSION},
-	"noiversion":    {clear: unix.MS_I_VERSION},
-	"silent":        {set: unix.MS_SILENT},
-	"loud":          {clear: unix.MS_SILENT},
-}
+var options = sync.OnceValue(func() map[string]option {
+	return map[string]option{
+		"defaults":      {},
+		"bind":          {set: unix.MS_BIND},
+		"rbind":         {set: unix.MS_BIND | unix.MS_REC},
+		"remount":       {set: unix.MS_REMOUNT},
+		"ro":            {set: unix.MS_RDONLY},
+		"rw":            {clear: unix.MS_RDONLY},
+		"nosuid":        {set: unix.MS_NOSUID},
+		"suid":          {clear: unix.MS_NOSUID},
+		"nodev":         {set: unix.MS_NODEV},
+		"dev":           {clear: unix.MS_NODEV},
+		"noexec":        {set: unix.MS_NOEXEC},
+		"exec":          {clear: unix.MS_NOEXEC},
+		"nosymfollow":   {set: unix.MS_NOSYMFOLLOW},
+		"symfollow":     {clear: unix.MS_NOSYMFOLLOW},
+		"noatime":       {set: unix.MS_NOATIME},
+		"atime":         {clear: unix.MS_NOATIME},
+		"nodiratime":    {set: unix.MS_NODIRATIME},
+		"diratime":      {clear: unix.MS_NODIRATIME},
+		"relatime":      {set: unix.MS_RELATIME},
+		"norelatime":    {clear: unix.MS_RELATIME},
+		"strictatime":   {set: unix.MS_STRICTATIME},
+		"nostrictatime": {clear: unix.MS_STRICTATIME},
+		"sync":          {set: unix.MS_SYNCHRONOUS},
+		"async":         {clear: unix.MS_SYNCHRONOUS},
+		"dirsync":       {set: unix.MS_DIRSYNC},
+		"mand":          {set: unix.MS_MANDLOCK},
+		"nomand":        {clear: unix.MS_MANDLOCK},
+		"lazytime":      {set: unix.MS_LAZYTIME},
+		"nolazytime":    {clear: unix.MS_LAZYTIME},
+		"iversion":      {set: unix.MS_I_VERSION},
+		"noiversion":    {clear: unix.MS_I_VERSION},
+		"silent":        {set: unix.MS_SILENT},
+		"loud":          {clear: unix.MS_SILENT},
+	}
+})
 
-var propagationOptions = map[string]uintptr{
-	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC,
-	"slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC,
-	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC,
-	"unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
-}
+var propagationOptions = sync.OnceValue(func() map[string]uintptr {
+	return map[string]uintptr{
+		"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC,
+		"slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC,
+		"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC,
+		"unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
+	}
+})
 
 // recursive names the flags that may have an "r" in front, for the mount and all below it. mount(2) cannot do that.
 var recursive = []string{
@@ -89,12 +94,12 @@ func ParseOptions(list []string) (Options, error) {
 	var o Options
 	var data []string
 	for _, word := range list {
-		if known, ok := options[word]; ok {
+		if known, ok := options()[word]; ok {
 			o.add(known)
-		} else if flags, ok := propagationOptions[word]; ok {
+		} else if flags, ok := propagationOptions()[word]; ok {
 			o.Propagation = append(o.Propagation, flags)
 		} else if name, ok := strings.CutPrefix(word, "r"); ok && slices.Contains(recursive, name) {
-			o.addRecursive(options[name])
+			o.addRecursive(options()[name])
 		} else if slices.Contains(forOthers, word) || strings.HasPrefix(word, "x-") {
 			continue
 		} else if slices.Contains(notHere, word) {

@@ -159,7 +159,7 @@ func (g *Group) createDir(ctx context.Context, d *Dir) error {
 			// A controller reaches a group only if every one above hands it down. These folders are ours and new:
 			// nothing has to be switched off again.
 			for _, c := range d.Controllers {
-				if !builtin[c] {
+				if !builtin(c) {
 					if err := write(ctx, 0, filepath.Join(parent, subtreeControl), "+"+c); err != nil {
 						return err
 					}

@@ -73,57 +73,63 @@ func (e *Error) absent(dir string) []diagnosis.Condition {
 }
 
 // ranges is what the kernel takes, by file; see Documentation/scheduler/sched-bwc.rst and cgroup-v2.rst.
-var ranges = map[string]struct{ low, high int64 }{
-	"cpu.cfs_quota_us":  {1000, 1 << 44},
-	"cpu.cfs_period_us": {1000, 1_000_000},
-	"cpu.max":           {1000, 1 << 44},
-	"cpu.shares":        {2, 262144},
-	"cpu.weight":        {1, 10000},
-	"cpu.idle":          {0, 1},
-	"pids.max":          {0, 1 << 22},
-	"blkio.bfq.weight":  {1, 1000},
-	"io.bfq.weight":     {1, 1000},
-	"memory.swappiness": {0, 200},
+func ranges() map[string]struct{ low, high int64 } {
+	return map[string]struct{ low, high int64 }{
+		"cpu.cfs_quota_us":  {1000, 1 << 44},
+		"cpu.cfs_period_us": {1000, 1_000_000},
+		"cpu.max":           {1000, 1 << 44},
+		"cpu.shares":        {2, 262144},
+		"cpu.weight":        {1, 10000},
+		"cpu.idle":          {0, 1},
+		"pids.max":          {0, 1 << 22},
+		"blkio.bfq.weight":  {1, 1000},
+		"io.bfq.weight":     {1, 1000},
+		"memory.swappiness": {0, 200},
+	}
 }
 
 // relations names the files whose values the kernel checks against each other.
-var relations = map[string]struct {
+func relations() map[string]relation {
+	return map[string]relation{
+		"memory.limit_in_bytes": {
+			file: "memory.memsw.limit_in_bytes",
+			What: "memory alone is not allowed more than memory and swap together", Remedy: "raise memory.memsw.limit_in_bytes first",
+			ok: func(a, b int64) bool { return a <= b },
+		},
+		"memory.memsw.limit_in_bytes": {
+			file: "memory.limit_in_bytes",
+			What: "memory and swap together are not allowed less than memory alone", Remedy: "lower memory.limit_in_bytes first",
+			ok: func(a, b int64) bool { return a >= b },
+		},
+		"cpu.cfs_burst_us": {
+			file: "cpu.cfs_quota_us", What: "a burst is at most one quota", Remedy: "set the quota first",
+			ok: func(a, b int64) bool { return a <= b },
+		},
+		"cpu.max.burst": {
+			file: "cpu.max", What: "a burst is at most one quota", Remedy: "set the quota first",
+			ok: func(a, b int64) bool { return a <= b },
+		},
+		"cpu.shares": {
+			file: "cpu.idle", What: "the group is not idle, which is a weight of its own", Remedy: "write 0 to cpu.idle first",
+			ok: func(_, b int64) bool { return b == 0 },
+		},
+		"cpu.weight": {
+			file: "cpu.idle", What: "the group is not idle, which is a weight of its own", Remedy: "write 0 to cpu.idle first",
+			ok: func(_, b int64) bool { return b == 0 },
+		},
+	}
+}
+
+type relation struct {
 	file         string
 	What, Remedy string
 	ok           func(mine, other int64) bool
-}{
-	"memory.limit_in_bytes": {
-		file: "memory.memsw.limit_in_bytes",
-		What: "memory alone is not allowed more than memory and swap together", Remedy: "raise memory.memsw.limit_in_bytes first",
-		ok: func(a, b int64) bool { return a <= b },
-	},
-	"memory.memsw.limit_in_bytes": {
-		file: "memory.limit_in_bytes",
-		What: "memory and swap together are not allowed less than memory alone", Remedy: "lower memory.limit_in_bytes first",
-		ok: func(a, b int64) bool { return a >= b },
-	},
-	"cpu.cfs_burst_us": {
-		file: "cpu.cfs_quota_us", What: "a burst is at most one quota", Remedy: "set the quota first",
-		ok: func(a, b int64) bool { return a <= b },
-	},
-	"cpu.max.burst": {
-		file: "cpu.max", What: "a burst is at most one quota", Remedy: "set the quota first",
-		ok: func(a, b int64) bool { return a <= b },
-	},
-	"cpu.shares": {
-		file: "cpu.idle", What: "the group is not idle, which is a weight of its own", Remedy: "write 0 to cpu.idle first",
-		ok: func(_, b int64) bool { return b == 0 },
-	},
-	"cpu.weight": {
-		file: "cpu.idle", What: "the group is not idle, which is a weight of its own", Remedy: "write 0 to cpu.idle first",
-		ok: func(_, b int64) bool { return b == 0 },
-	},
 }
 
 func (e *Error) invalid(dir string) []diagnosis.Condition {
 	name := filepath.Base(e.File)
 	var all []diagnosis.Condition
-	if r, ok := ranges[name]; ok {
+	if r, ok := ranges()[name]; ok {
 		n := number(e.Value)
 		all = append(all, diagnosis.Condition{
 			What:   "the value is one that the kernel takes",
@@ -132,7 +138,7 @@ func (e *Error) invalid(dir string) []diagnosis.Condition {
 			Remedy: "choose a value in this range; -1 (v1) or max (v2) lifts a limit",
 		})
 	}
-	if r, ok := relations[name]; ok { // read live, since it is the two together that must make sense
+	if r, ok := relations()[name]; ok { // read live, since it is the two together that must make sense
 		if value, err := readFile(filepath.Join(dir, r.file)); err == nil {
 			a, b := number(e.Value), number(value)
 			all = append(all, diagnosis.Condition{

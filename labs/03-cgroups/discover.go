@@ -137,9 +137,15 @@ func (s *System) Mode() string {
 // Ask for it like for a controller; v1 does not have it.
 const Core = "core"
 
-// builtin are controllers of v1 that are no controllers in v2: every group there has them, nothing is switched on.
+// builtin tells of controllers of v1 that are no controllers in v2: every group there has them, nothing is switched on.
 // cpu.stat counts time in each group, cgroup.freeze freezes, an eBPF program decides on devices.
-var builtin = map[string]bool{Core: true, "cpuacct": true, "freezer": true, "devices": true}
+func builtin(controller string) bool {
+	switch controller {
+	case Core, "cpuacct", "freezer", "devices":
+		return true
+	}
+	return false
+}
 
 // Find returns the hierarchy that holds a controller, which is named as in v2 ("io"), or as in v1 where v2 has none.
 func (s *System) Find(controller string) (Hierarchy, bool) {
@@ -155,7 +161,7 @@ func (s *System) Find(controller string) (Hierarchy, bool) {
 
 func (h *Hierarchy) has(controller string) bool {
 	if h.Version == 2 {
-		return builtin[controller] || slices.Contains(h.Controllers, controller)
+		return builtin(controller) || slices.Contains(h.Controllers, controller)
 	}
 	return slices.Contains(h.Controllers, v1Name(controller))
 }

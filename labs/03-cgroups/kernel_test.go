@@ -463,7 +463,7 @@ func TestKernelEmptyCpuset(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	s := system(t)
-	for controller := range telling {
+	for controller := range telling() {
 		if _, ok := s.Find(controller); !ok {
 			continue
 		}

@@ -87,7 +87,7 @@ func (g *Group) locate(d *Dir, h Hierarchy, f facts) error {
 	}
 	var want []string
 	for _, c := range d.Controllers {
-		if !builtin[c] {
+		if !builtin(c) {
 			want = append(want, c)
 		}
 	}

@@ -7,11 +7,13 @@ import (
 )
 
 // telling is a file that a group has if, and only if, it has the controller: v1's name, v2's name.
-var telling = map[string][2]string{
-	"cpu": {"cpu.cfs_quota_us", "cpu.max"}, "cpuset": {"cpuset.cpus", "cpuset.cpus"},
-	"memory": {"memory.limit_in_bytes", "memory.max"}, "pids": {"pids.max", "pids.max"},
-	"io": {"blkio.throttle.write_bps_device", "io.max"}, "freezer": {stateFile, freezeFile},
-	Core: {"", procsFile}, "cpuacct": {"cpuacct.usage", "cpu.stat"}, "devices": {"devices.list", procsFile},
+func telling() map[string][2]string {
+	return map[string][2]string{
+		"cpu": {"cpu.cfs_quota_us", "cpu.max"}, "cpuset": {"cpuset.cpus", "cpuset.cpus"},
+		"memory": {"memory.limit_in_bytes", "memory.max"}, "pids": {"pids.max", "pids.max"},
+		"io": {"blkio.throttle.write_bps_device", "io.max"}, "freezer": {stateFile, freezeFile},
+		Core: {"", procsFile}, "cpuacct": {"cpuacct.usage", "cpu.stat"}, "devices": {"devices.list", procsFile},
+	}
 }
 
 // Probe finds out whether a group with a controller can be made here, by making one, looking for the controller's file in
@@ -48,7 +50,7 @@ func Probe(ctx context.Context, name, controller string, journal func(Thing) (do
 	if err := g.Create(ctx); err != nil {
 		return err
 	}
-	if names, ok := telling[controller]; ok {
+	if names, ok := telling()[controller]; ok {
 		if _, err := readFile(g.File(controller, names[g.Version(controller)-1])); err != nil {
 			return err
 		}

@@ -191,8 +191,10 @@ func (e *Error) free() diagnosis.Condition {
 
 // Whether the upper folder's file system can hold what overlay writes: its type tells about those that never can, a try
 // about the others.
-var noUpper = map[int64]string{
-	unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs", unix.V9FS_MAGIC: "9p", unix.MSDOS_SUPER_MAGIC: "vfat",
+func noUpper() map[int64]string {
+	return map[int64]string{
+		unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs", unix.V9FS_MAGIC: "9p", unix.MSDOS_SUPER_MAGIC: "vfat",
+	}
 }
 
 func (e *Error) upperFit() []diagnosis.Condition {
@@ -200,7 +202,7 @@ func (e *Error) upperFit() []diagnosis.Condition {
 	if unix.Statfs(e.Layers.Upper, &st) != nil {
 		return nil
 	}
-	name, never := noUpper[int64(st.Type)]
+	name, never := noUpper()[int64(st.Type)]
 	list := []diagnosis.Condition{{
 		What: "the file system of the upper folder can hold whiteouts", Detail: name, OK: !never,
 		Remedy: "take a folder on a local file system: ext4, xfs, btrfs, tmpfs",

@@ -138,14 +138,14 @@ func ParseMount(spec string) (Mount, error) {
 	for _, field := range fields {
 		key, value, has := strings.Cut(field, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
-		if full, short := aliases[key]; short {
+		if full, short := aliases()[key]; short {
 			key = full
 		}
-		set, known := mountKeys[key]
+		set, known := mountKeys()[key]
 		switch {
 		case !known:
 			return m, invalid(spec, "no key is called %q", key)
-		case !has && !flagKeys[key]:
+		case !has && !slices.Contains(flagKeys, key):
 			return m, invalid(spec, "%s needs a value: %s=…", key, key)
 		case given[key] && key != "volume-label":
 			return m, invalid(spec, "%s is given twice", key)
@@ -161,70 +161,74 @@ func ParseMount(spec string) (Mount, error) {
 	return m, m.complete(spec, given)
 }
 
-var aliases = map[string]string{"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+func aliases() map[string]string {
+	return map[string]string{"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+}
 
 // flagKeys may stand without a value.
-var flagKeys = map[string]bool{"readonly": true, "volume-nocopy": true, "bind-nonrecursive": true, "bind-create-src": true}
+var flagKeys = []string{"readonly", "volume-nocopy", "bind-nonrecursive", "bind-create-src"}
 
 // mountKeys are the keys of --mount.
-var mountKeys = map[string]func(m *Mount, value string) error{
-	"type": func(m *Mount, v string) error {
-		if m.Type = strings.ToLower(v); !slices.Contains([]string{TypeBind, TypeVolume, TypeTmpfs}, m.Type) {
-			return fmt.Errorf("the types are bind, volume and tmpfs")
-		}
-		return nil
-	},
-	"source":            func(m *Mount, v string) error { m.Source = v; return nil },
-	"target":            func(m *Mount, v string) error { m.Target = v; return nil },
-	"readonly":          boolean(func(m *Mount, b bool) { m.ReadOnly = b }),
-	"volume-nocopy":     boolean(func(m *Mount, b bool) { m.NoCopy = b }),
-	"bind-nonrecursive": boolean(func(m *Mount, b bool) { m.NonRecursive = b }),
-	"bind-create-src":   boolean(func(m *Mount, b bool) { m.Make = b }),
-	"bind-recursive": func(m *Mount, v string) error {
-		switch v {
-		case "enabled", "readonly":
-		case "writable":
-			m.TopOnly = true
-		case "disabled":
-			m.NonRecursive = true
-		default:
-			return fmt.Errorf("it is one of enabled, disabled, writable and readonly")
-		}
-		return nil
-	},
-	"bind-propagation": func(m *Mount, v string) error {
-		if m.Propagation = v; !slices.Contains(propagations, v) {
-			return fmt.Errorf("it is one of %s", strings.Join(propagations, ", "))
-		}
-		return nil
-	},
-	"volume-driver": func(m *Mount, v string) error {
-		if m.Driver = v; v != "local" {
-			return fmt.Errorf("the only driver is local")
-		}
-		return nil
-	},
-	"volume-label": func(m *Mount, v string) error {
-		if m.Labels == nil {
-			m.Labels = map[string]string{}
-		}
-		key, value, _ := strings.Cut(v, "=")
-		m.Labels[key] = value
-		return nil
-	},
-	"tmpfs-size": func(m *Mount, v string) (err error) {
-		if m.Size, err = units.RAMInBytes(v); err == nil && m.Size <= 0 {
-			err = fmt.Errorf("it must be more than 0")
-		}
-		return err
-	},
-	"tmpfs-mode": func(m *Mount, v string) error {
-		mode, err := strconv.ParseUint(v, 8, 12)
-		m.Mode = uint32(mode)
-		return err
-	},
-	"consistency": func(*Mount, string) error { return nil },
-}
+var mountKeys = sync.OnceValue(func() map[string]func(m *Mount, value string) error {
+	return map[string]func(m *Mount, value string) error{
+		"type": func(m *Mount, v string) error {
+			if m.Type = strings.ToLower(v); !slices.Contains([]string{TypeBind, TypeVolume, TypeTmpfs}, m.Type) {
+				return fmt.Errorf("the types are bind, volume and tmpfs")
+			}
+			return nil
+		},
+		"source":            func(m *Mount, v string) error { m.Source = v; return nil },
+		"target":            func(m *Mount, v string) error { m.Target = v; return nil },
+		"readonly":          boolean(func(m *Mount, b bool) { m.ReadOnly = b }),
+		"volume-nocopy":     boolean(func(m *Mount, b bool) { m.NoCopy = b }),
+		"bind-nonrecursive": boolean(func(m *Mount, b bool) { m.NonRecursive = b }),
+		"bind-create-src":   boolean(func(m *Mount, b bool) { m.Make = b }),
+		"bind-recursive": func(m *Mount, v string) error {
+			switch v {
+			case "enabled", "readonly":
+			case "writable":
+				m.TopOnly = true
+			case "disabled":
+				m.NonRecursive = true
+			default:
+				return fmt.Errorf("it is one of enabled, disabled, writable and readonly")
+			}
+			return nil
+		},
+		"bind-propagation": func(m *Mount, v string) error {
+			if m.Propagation = v; !slices.Contains(propagations, v) {
+				return fmt.Errorf("it is one of %s", strings.Join(propagations, ", "))
+			}
+			return nil
+		},
+		"volume-driver": func(m *Mount, v string) error {
+			if m.Driver = v; v != "local" {
+				return fmt.Errorf("the only driver is local")
+			}
+			return nil
+		},
+		"volume-label": func(m *Mount, v string) error {
+			if m.Labels == nil {
+				m.Labels = map[string]string{}
+			}
+			key, value, _ := strings.Cut(v, "=")
+			m.Labels[key] = value
+			return nil
+		},
+		"tmpfs-size": func(m *Mount, v string) (err error) {
+			if m.Size, err = units.RAMInBytes(v); err == nil && m.Size <= 0 {
+				err = fmt.Errorf("it must be more than 0")
+			}
+			return err
+		},
+		"tmpfs-mode": func(m *Mount, v string) error {
+			mode, err := strconv.ParseUint(v, 8, 12)
+			m.Mode = uint32(mode)
+			return err
+		},
+		"consistency": func(*Mount, string) error { return nil },
+	}
+})
 
 func boolean(set func(*Mount, bool)) func(*Mount, string) error {
 	return func(m *Mount, v string) error {

@@ -10,8 +10,9 @@ import (
 )
 
 // app is what the steps build: the shortest program that shows where its files and its environment come from.
-var app = map[string]string{
-	"context/Dockerfile": `FROM base
+func app() map[string]string {
+	return map[string]string{
+		"context/Dockerfile": `FROM base
 WORKDIR /app
 ADD . /app
 RUN echo "built in a container" > stamp
@@ -19,8 +20,9 @@ EXPOSE 80
 ENV NAME World
 CMD ["sh", "hello.sh"]
 `,
-	"context/hello.sh":      "echo \"Hello $NAME\"\n",
-	"context/.dockerignore": "Dockerfile\n.dockerignore\n",
+		"context/hello.sh":      "echo \"Hello $NAME\"\n",
+		"context/.dockerignore": "Dockerfile\n.dockerignore\n",
+	}
 }
 
 const appName = "hello"
@@ -39,7 +41,7 @@ func newApp(t *course.T) (place, error) {
 }
 
 func (p place) source() error {
-	for name, content := range app {
+	for name, content := range app() {
 		if err := p.write(name, content); err != nil {
 			return err
 		}

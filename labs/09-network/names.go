@@ -16,11 +16,13 @@ const group = 0x6e736c62
 // derived, it can be found again by whoever knows the id.
 func LinkName(kind byte, root, id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return "n" + string(kind) + root + digits.EncodeToString(sum[:5])[:7]
+	return "n" + string(kind) + root + digits().EncodeToString(sum[:5])[:7]
 }
 
 // Lower-case letters and digits: 35 bits in seven of them, so that two of a thousand containers meet once in 60 000 machines.
-var digits = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+func digits() *base32.Encoding {
+	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+}
 
 // TableName is the name of the firewall table of a run root.
 func TableName(root string) string { return "nslab-" + root }

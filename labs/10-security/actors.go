@@ -55,7 +55,7 @@ func init() {
 		fd := -1
 		err = trace.Call(ctx, 0,
 			func() string {
-				text := fmt.Sprintf("open(%q, %s|O_NONBLOCK|O_CLOEXEC)", args[0], openNames[flags])
+				text := fmt.Sprintf("open(%q, %s|O_NONBLOCK|O_CLOEXEC)", args[0], openNames()[flags])
 				if fd >= 0 {
 					text += fmt.Sprintf(" = %d", fd)
 				}
@@ -85,7 +85,9 @@ func onTree(name string, f func(context.Context, *rootfs.Tree, []string) error) 
 	})
 }
 
-var openNames = map[int]string{unix.O_RDONLY: "O_RDONLY", unix.O_WRONLY: "O_WRONLY", unix.O_RDWR: "O_RDWR"}
+func openNames() map[int]string {
+	return map[int]string{unix.O_RDONLY: "O_RDONLY", unix.O_WRONLY: "O_WRONLY", unix.O_RDWR: "O_RDWR"}
+}
 
 // given is a process's capabilities as a container's are: three sets alike, and nothing that is handed on.
 func given(names []string) *specs.LinuxCapabilities {
