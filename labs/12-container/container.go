@@ -3,7 +3,7 @@
 // The idea: there is nothing new in here. A container is a process that was born in namespaces (lab 01) and in a control
 // group (lab 03), arranged its own mounts (02), root (04), layers (05) and volumes (07), gave up rights (10), and then
 // executed the user's program. [Create] is the half of that outside, and init.go the half inside; both read as one page, each
-// line of which calls a stage. What is to be done stands in an OCI runtime-spec, so this is what runc is to Docker: it
+// line of which calls a stage. Who it is that does the half inside, outside.go tells. What is to be done stands in an OCI runtime-spec, so this is what runc is to Docker: it
 // knows a Spec and the kernel, and nothing of images or names.
 //
 // The interface: [Create] makes everything and leaves the init waiting before its last step, [Container.Start] lets it

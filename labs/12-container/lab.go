@@ -24,7 +24,7 @@ import (
 	"github.com/nslab/nslab/trace"
 )
 
-//go:embed container.go init.go mounts.go union.go settings.go console.go process.go user.go namespaces.go link.go
+//go:embed container.go init.go outside.go mounts.go union.go settings.go console.go process.go user.go namespaces.go link.go
 //go:embed exec.go seal.go state.go hooks.go errors.go
 //go:embed lab.go lab_build.go lab_inside.go lab_life.go lab_cost.go lab_vm.go lab_look.go actors.go zh.go lesson.md lesson.zh.md
 var files embed.FS
