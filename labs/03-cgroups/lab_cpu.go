@@ -94,7 +94,11 @@ func limitCPU(t *course.T) error {
 		t.Equal("20000 100000", content(g, "cpu", "cpu.max"), "the kernel has the limit")
 	}
 	t.Check(share(m.cpu.Usage, m.took) <= 25, "<= 25 %", percent(m.cpu.Usage, m.took), "usage is at most a quarter of a CPU")
-	t.Check(m.cpu.Throttled > 0, "> 0", m.cpu.Throttled, "nr_throttled grew")
+	if m.cpu.Throttled == 0 && share(m.cpu.Usage, m.took) < 20 {
+		t.See("the machine is busy: others left it less than its quota, which was never used up")
+	} else {
+		t.Check(m.cpu.Throttled > 0, "> 0", m.cpu.Throttled, "nr_throttled grew")
+	}
 	// Throttled means that a period's quota was used up, so those periods tell from below what it must have got, on a busy
 	// machine too. Half of it, since a machine that stalls counts periods in which nobody could run.
 	least := time.Duration(m.cpu.Throttled) * quota * time.Microsecond / 2

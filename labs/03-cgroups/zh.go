@@ -52,13 +52,14 @@ func zh() course.Messages {
 		"the group's count and the process's own agree":                        "组的统计与进程自己的统计一致",
 
 		// limit-cpu
-		"cgroup.procs lists process %s; %s its threads, %s of them":        "cgroup.procs 列出进程 %s；%s 列出它的线程，共 %s 个",
-		"the box is the only process in the group":                         "组里只有盒子这一个进程",
-		"the loop used %s of a CPU over %s; throttled in %s of %s periods": "循环用了一个 CPU 的 %s（历时 %s）；%[4]s 个周期里有 %[3]s 个被限流",
-		"the kernel has the limit":                                         "内核里的上限与写入的一致",
-		"usage is at most a quarter of a CPU":                              "用量不超过四分之一个 CPU",
-		"nr_throttled grew":                                                "nr_throttled 增长了",
-		"it got its quota in the periods that it was throttled in":         "在被限流的周期里，它用到了自己的配额",
+		"cgroup.procs lists process %s; %s its threads, %s of them":                        "cgroup.procs 列出进程 %s；%s 列出它的线程，共 %s 个",
+		"the box is the only process in the group":                                         "组里只有盒子这一个进程",
+		"the loop used %s of a CPU over %s; throttled in %s of %s periods":                 "循环用了一个 CPU 的 %s（历时 %s）；%[4]s 个周期里有 %[3]s 个被限流",
+		"the kernel has the limit":                                                         "内核里的上限与写入的一致",
+		"usage is at most a quarter of a CPU":                                              "用量不超过四分之一个 CPU",
+		"the machine is busy: others left it less than its quota, which was never used up": "机器正忙：别的进程留给它的还不到配额，所以配额一次也没用完",
+		"nr_throttled grew": "nr_throttled 增长了",
+		"it got its quota in the periods that it was throttled in": "在被限流的周期里，它用到了自己的配额",
 
 		// weight
 		"two loops on CPU %s in one second: %s and %s":                                                "CPU %s 上的两个循环，一秒内各用了 %s 和 %s",

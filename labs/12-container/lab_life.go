@@ -63,7 +63,11 @@ func limits(t *course.T) error {
 	share := fmt.Sprintf("%.1f %%", m.share())
 	t.See("its loop used %s of a CPU in %s; throttled in %s periods", share, fmt.Sprintf("%.2f s", m.took.Seconds()), strconv.FormatUint(m.throttled, 10))
 	t.Check(m.share() <= 25, "<= 25 %", share, "it gets a fifth of a CPU, a quarter at most")
-	t.Check(m.throttled > 0, "> 0", m.throttled, "for the kernel takes it off the CPU when its quota is used up")
+	if m.throttled == 0 && m.share() < 20 {
+		t.See("the machine is busy: others left it less than its quota, which was never used up")
+	} else {
+		t.Check(m.throttled > 0, "> 0", m.throttled, "for the kernel takes it off the CPU when its quota is used up")
+	}
 	// Those periods tell from below, too, on a busy machine: half of it, since one that stalls counts periods in which nobody ran.
 	least := time.Duration(m.throttled) * quota * time.Microsecond / 2
 	t.Check(m.used >= least, ">= "+span(least), span(m.used), "and it got its quota in those periods")

@@ -93,7 +93,7 @@ func (c *Container) askFirst(ctx context.Context) (err error) {
 	}
 	if c.order.NewCgroup {
 		calls = append(calls, setns.Call{
-			Trap: unix.SYS_UNSHARE, Args: [6]uintptr{unix.CLONE_NEWCGROUP}, Op: "unshare", What: "a cgroup namespace", Text: "unshare(CLONE_NEWCGROUP)",
+			Trap: unix.SYS_UNSHARE, Args: [6]uintptr{unix.CLONE_NEWCGROUP}, Op: "unshare CLONE_NEWCGROUP", Text: "unshare(CLONE_NEWCGROUP)",
 		})
 	}
 	c.first, err = setns.Ask(ctx, c.walker, append(calls, firstSteps()...), doors...)
@@ -112,12 +112,12 @@ func firstSteps() []setns.Call {
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL)}, Op: "prctl", Text: "prctl(PR_SET_PDEATHSIG, SIGKILL)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_DUMPABLE}, Op: "prctl", Text: "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE)"},
 		{Trap: unix.SYS_PRCTL, Args: [6]uintptr{unix.PR_SET_NAME}, Data: [6]*walker.Data{1: text(initEntry)}, Op: "prctl", Text: `prctl(PR_SET_NAME, "nslab-init")`},
-		{Trap: unix.SYS_FSOPEN, Args: [6]uintptr{0, unix.FSOPEN_CLOEXEC}, Data: [6]*walker.Data{text("proc")}, Op: "fsopen", What: "proc",
+		{Trap: unix.SYS_FSOPEN, Args: [6]uintptr{0, unix.FSOPEN_CLOEXEC}, Data: [6]*walker.Data{text("proc")}, Op: "fsopen proc",
 			Text: `fsopen("proc", FSOPEN_CLOEXEC) = ` + strconv.Itoa(procContext)},
-		{Trap: unix.SYS_FSCONFIG, Args: [6]uintptr{procContext, unix.FSCONFIG_CMD_CREATE}, Op: "fsconfig", What: "proc",
+		{Trap: unix.SYS_FSCONFIG, Args: [6]uintptr{procContext, unix.FSCONFIG_CMD_CREATE}, Op: "fsconfig proc",
 			Text: fmt.Sprintf("fsconfig(%d, FSCONFIG_CMD_CREATE)", procContext)},
 		{Trap: unix.SYS_FSMOUNT, Args: [6]uintptr{procContext, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC},
-			Op: "fsmount", What: "proc",
+			Op: "fsmount proc",
 			Text: fmt.Sprintf("fsmount(%d, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC) = %d", procContext, procMount)},
 		setns.Send(procMount),
 		forget(),

@@ -61,8 +61,9 @@ func zh() course.Messages {
 		"its program is in that group":                                   "它的程序在这个控制组里",
 		"its loop used %s of a CPU in %s; throttled in %s periods":       "死循环在 %[2]s 内用了一个 CPU 的 %[1]s；有 %[3]s 个周期被限流",
 		"it gets a fifth of a CPU, a quarter at most":                    "它得到五分之一个 CPU，最多不超过四分之一",
-		"for the kernel takes it off the CPU when its quota is used up":  "因为配额用完后，内核就不让它上 CPU",
-		"and it got its quota in those periods":                          "而在这些周期里，它用到了配额",
+		"the machine is busy: others left it less than its quota, which was never used up": "机器正忙：别的进程留给它的还不到配额，所以配额一次也没用完",
+		"for the kernel takes it off the CPU when its quota is used up":                    "因为配额用完后，内核就不让它上 CPU",
+		"and it got its quota in those periods":                                            "而在这些周期里，它用到了配额",
 
 		// single
 		"in the container: %s": "容器里：%s",
