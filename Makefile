@@ -55,7 +55,7 @@ test-vm: build bin/vm tools ## run part of the suite in virtual machines, with e
 	nice bin/vm $(VM_FLAGS) '*_steps' '*_evidence'
 
 test-vm-some: go tools # less of it, and what becomes of machines that misbehave: for continuous integration
-	NSLAB_STRICT=1 NSLAB_VM=1 nice $(GO) test -count=1 -timeout 60m -v -run '^TestMachine' ./vm
+	NSLAB_STRICT=1 NSLAB_VM=1 nice $(GO) test -count=1 -timeout 60m -parallel 2 -v -run '^TestMachine' ./vm
 
 test-vm-full: build bin/vm tools ## run all of the suite in virtual machines, on each kernel that Debian has here
 	nice bin/vm --kernel "$(VM_KERNELS)" $(VM_FLAGS)

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -148,7 +149,8 @@ func waitFor(ts *testscript.TestScript, moment, file string, end <-chan struct{}
 		time.Sleep(d)
 		return
 	}
-	for ended, start := false, time.Now(); !ended && time.Since(start) < patience; time.Sleep(5 * time.Millisecond) {
+	ctx := ts.Value(runKey{}).(context.Context)
+	for ended, start := false, time.Now(); !ended && ctx.Err() == nil && time.Since(start) < patience; time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-end:
 			ended = true
@@ -182,8 +184,9 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: eventually COMMAND...")
 	}
+	ctx := ts.Value(runKey{}).(context.Context)
 	var err error
-	for start := time.Now(); time.Since(start) < patience/10; time.Sleep(10 * time.Millisecond) {
+	for start := time.Now(); time.Since(start) < patience/10 && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 		if err = ts.Exec(args[0], args[1:]...); err == nil {
 			return
 		}

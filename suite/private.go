@@ -48,6 +48,10 @@ func unshareMachine() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("a mount namespace for the tests: %w", err)
 	}
+	// A name that no scenario gives to a container: the machine may be called "box".
+	if err := unix.Sethostname([]byte("nslab-test-host")); err != nil {
+		return fmt.Errorf("namespaces for the tests: %w", err)
+	}
 	if err := network.LoopbackUp(context.Background()); err != nil {
 		return err
 	}

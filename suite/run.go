@@ -65,7 +65,7 @@ func Run(ctx context.Context, scripts []Script, o Options) (results []Result, er
 		}
 	})
 	defer stop()
-	params := Params(w.dir, filepath.Join(w.dir, "bin"), func(t testscript.T) { t.(*scriptT).failed = true })
+	params := Params(ctx, w.dir, filepath.Join(w.dir, "bin"), func(t testscript.T) { t.(*scriptT).failed = true })
 	params.Files = files
 	if err := r.all(params); err != nil {
 		return results, err

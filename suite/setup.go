@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,8 +11,9 @@ import (
 
 // Params are how the scenarios are run, each in a folder of its own below work. After each of them the machine is looked
 // at, and what the scenario has left there fails it: fail marks a script as failed, without stopping it. The nslab that
-// they run is the one in the folder bin, or, without one, what testscript.Main has put into the PATH.
-func Params(work, bin string, fail func(testscript.T)) testscript.Params {
+// they run is the one in the folder bin, or, without one, what testscript.Main has put into the PATH. When ctx is done, nothing is
+// waited for any more.
+func Params(ctx context.Context, work, bin string, fail func(testscript.T)) testscript.Params {
 	return testscript.Params{
 		WorkdirRoot:         work, // which makes testscript keep the folders: removing them is the caller's, see [RemoveWork]
 		Condition:           condition,
@@ -19,6 +21,7 @@ func Params(work, bin string, fail func(testscript.T)) testscript.Params {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
+			env.Values[runKey{}] = ctx
 			if err := ownMachine(); err != nil {
 				return err
 			}
@@ -39,6 +42,9 @@ func Params(work, bin string, fail func(testscript.T)) testscript.Params {
 		},
 	}
 }
+
+// runKey is the key by which commands find the context of the run.
+type runKey struct{}
 
 // setup gives a script its own state.
 func setup(env *testscript.Env) (runRoot string, err error) {

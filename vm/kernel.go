@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // kernel is one that can be booted.
@@ -62,6 +64,11 @@ func findKernel(ctx context.Context, cache, name string) (*kernel, error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return nil, &hinted{errors.New("apt-get, which fetches a kernel, is not here"), "--kernel FOLDER, with boot/vmlinuz-* and lib/modules in it"}
 	}
+	release, err := alone(cache)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	k, err := fromApt(ctx, cache, packageFor(name))
 	if err == nil || os.Geteuid() != 0 || ctx.Err() != nil {
 		return k, err
@@ -71,6 +78,21 @@ func findKernel(ctx context.Context, cache, name string) (*kernel, error) {
 		return nil, errors.Join(err, update)
 	}
 	return fromApt(ctx, cache, packageFor(name))
+}
+
+// alone waits until nobody else fetches kernels into this cache, so that several of us can be started at once.
+func alone(cache string) (release func() error, err error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.Open(cache)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", cache, err), lock.Close())
+	}
+	return lock.Close, nil
 }
 
 // fromApt finds the kernel of a package in the cache, or fetches it.

@@ -39,7 +39,7 @@ import (
 // options are what the command line says.
 type options struct {
 	modes, kernels []string
-	cache          string
+	cache, logs    string
 	nslab, accel   string
 	memory, cpus   int
 	silence, total time.Duration
@@ -87,7 +87,8 @@ func parse(args []string) (*options, error) {
 	f.StringSliceVar(&o.modes, "mode", modes, "control groups: v2, v1, hybrid")
 	f.StringSliceVar(&o.kernels, "kernel", []string{debianKernel}, "debian (its own), a version (6.12), a package, a folder with boot and lib/modules, or all")
 	f.StringVar(&o.nslab, "nslab", "bin/nslab", "the program under test, a static one")
-	f.StringVar(&o.cache, "cache", ".cache/vm", "folder for kernels and logs")
+	f.StringVar(&o.cache, "cache", ".cache/vm", "folder for kernels")
+	f.StringVar(&o.logs, "log", ".cache/vm/log", "folder for logs")
 	f.StringVar(&o.accel, "accel", "auto", "kvm, tcg (emulation), or auto: kvm if it works")
 	f.IntVar(&o.memory, "memory", 2048, "of the machine, in MiB")
 	f.IntVar(&o.cpus, "cpus", 2, "of the machine")
@@ -209,9 +210,8 @@ func again(ctx context.Context, o *options, k *kernel, mode string, root *conten
 
 // logFile makes the file that keeps all that a machine says.
 func logFile(o *options, k *kernel, mode string) (*os.File, error) {
-	dir := filepath.Join(o.cache, "log")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(o.logs, 0o755); err != nil {
 		return nil, err
 	}
-	return os.Create(filepath.Join(dir, k.release+"-"+mode+".log"))
+	return os.Create(filepath.Join(o.logs, k.release+"-"+mode+".log"))
 }

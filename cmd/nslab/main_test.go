@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 	if err := os.Chmod(work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	params := suite.Params(work, "", func(t testscript.T) { t.(strictT).Fail() })
+	params := suite.Params(t.Context(), work, "", func(t testscript.T) { t.(strictT).Fail() })
 	params.Dir = filepath.Join("..", "..", nslab.ScriptsDir)
 	testscript.RunT(strictT{t}, params)
 }

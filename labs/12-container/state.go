@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -262,6 +263,14 @@ func (s *State) killAll(ctx context.Context) error {
 	}
 	if err := s.Kill(ctx, unix.SIGKILL); err != nil && !errors.Is(err, ErrState) {
 		return err
+	}
+	// A group is empty when its Kill returns. Without one, as ordinary users have it, the kernel takes a moment for this, too.
+	for wait := time.Millisecond; s.Alive(); wait = min(2*wait, 50*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("12-container: wait for the end of process %d: %w", s.Pid, context.Cause(ctx))
+		case <-time.After(wait):
+		}
 	}
 	return nil
 }
