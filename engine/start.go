@@ -30,6 +30,11 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (_ *Attachment, e
 		if err := unionfs.Forgive(c.path(workFolder)); err != nil { // a start that failed after the mount
 			return nil, err
 		}
+		for _, m := range c.HostConfig.Mounts { // a folder that -v has made may be gone: it was in a tmpfs, and the machine rebooted
+			if err := makeBindSource(m); err != nil {
+				return nil, err
+			}
+		}
 		if err := c.launch(ctx, o); err != nil {
 			return nil, err
 		}
