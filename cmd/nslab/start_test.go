@@ -21,7 +21,6 @@ func TestStart(t *testing.T) {
 		"github.com/opencontainers/go-digest",                            // regular expressions
 		"github.com/rogpeppe/go-internal/testscript",                     // tables and regular expressions
 		"github.com/therootcompany/xz",                                   // a table for its check sum
-		"github.com/acarl005/stripansi",                                  // a regular expression
 		"encoding/xml",
 	}
 	cmd := exec.Command("nslab", "version")
