@@ -11,10 +11,8 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/rivo/uniseg"
 	"golang.org/x/term"
 
-	"github.com/nslab/nslab/cmd/nslab/format"
 	"github.com/nslab/nslab/engine/build"
 	"github.com/nslab/nslab/image"
 )
@@ -22,18 +20,13 @@ import (
 // buildProgress shows what a build does, on standard error: as lines, each with the number of the step that it belongs to, or
 // on a terminal as a few lines at the bottom that change, while what is finished scrolls up.
 type buildProgress struct {
-	out    io.Writer
-	quiet  bool
-	live   bool
-	width  int
-	height int
+	out   io.Writer
+	quiet bool
+	live  *liveLines // nil: no terminal
 
 	mu     sync.Mutex
 	began  time.Time
 	active []*buildStep
-	drawn  int // lines at the bottom that are going to be drawn again
-	stop   chan struct{}
-	done   chan struct{}
 }
 
 // buildStep is a step that has begun.
@@ -63,44 +56,29 @@ func newBuildProgress(kind string, quiet bool) (*buildProgress, error) {
 	switch {
 	case p.quiet, kind == "plain":
 	case term.IsTerminal(fd):
-		p.live = true
+		p.live = newLiveLines(os.Stderr)
 	case kind == "tty":
 		return nil, &statusError{exitFailed, fmt.Errorf("--progress=tty: standard error is no terminal"), "leave it out, or use plain"}
 	}
-	if p.live {
-		p.width, p.height, _ = term.GetSize(fd)
-		p.width, p.height = max(p.width, 20), max(p.height, 4)
-		p.stop, p.done = make(chan struct{}), make(chan struct{})
-		go p.refresh()
+	if p.live != nil {
+		p.live.every(func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.draw()
+		})
 	}
 	return p, nil
 }
 
-func (p *buildProgress) refresh() {
-	defer close(p.done)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			p.mu.Lock()
-			p.draw()
-			p.mu.Unlock()
-		case <-p.stop:
-			return
-		}
-	}
-}
-
 // close leaves what has been shown. After an error, what the step has said that failed is shown whole.
 func (p *buildProgress) close(err error) {
-	if p.live {
-		close(p.stop)
-		<-p.done
+	if p.live == nil {
+		return
 	}
+	p.live.end()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.erase()
+	p.live.erase()
 }
 
 func (p *buildProgress) step(v *build.Vertex) *buildStep {
@@ -119,7 +97,7 @@ func (p *buildProgress) Begin(v *build.Vertex) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.step(v)
-	if !p.quiet && !p.live {
+	if !p.quiet && p.live == nil {
 		fmt.Fprintf(p.out, "#%d %s\n", v.ID, printableLine(v.Name))
 	}
 }
@@ -152,7 +130,7 @@ func (p *buildProgress) say(s *buildStep, line string) {
 	}
 	line = printableLine(line)
 	switch {
-	case p.quiet, p.live:
+	case p.quiet, p.live != nil:
 		if s.all.Len() < keptOutput {
 			fmt.Fprintf(&s.all, "#%d %s\n", s.v.ID, line)
 		}
@@ -175,31 +153,16 @@ func (p *buildProgress) Layer(v *build.Vertex, i image.Progress) {
 	l, state := s.layers[at], pullState(i)
 	news := l.state.text != state.text
 	l.state = state
-	if news && state.text != "Waiting" && !p.live && !p.quiet {
+	if news && state.text != "Waiting" && p.live == nil && !p.quiet {
 		fmt.Fprintf(p.out, "#%d %s: %s\n", v.ID, l.id, state.begun())
 	}
-}
-
-// line shows how far a layer is, on a terminal.
-func (l *buildLayer) line(width int) string {
-	s := l.state
-	if !s.moving || s.total <= 0 {
-		return l.id + ": " + s.text
-	}
-	head, tail := l.id+": "+movingText(s.text)+" ", " "+format.Size(s.current)+"/"+format.Size(s.total)
-	room := min(40, width-len(" => => ")-len(head)-len("1023.5MB/1023.5MB")-2)
-	if room < 10 {
-		return head + tail[1:]
-	}
-	full := int(min(s.current, s.total) * int64(room-2) / s.total)
-	return head + "[" + strings.Repeat("=", full) + ">"[:min(1, room-2-full)] + strings.Repeat(" ", max(0, room-3-full)) + "]" + tail
 }
 
 func (p *buildProgress) Say(v *build.Vertex, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.step(v)
-	if p.live || p.quiet {
+	if p.live != nil || p.quiet {
 		s.recent = append(s.recent, text)
 		return
 	}
@@ -216,8 +179,8 @@ func (p *buildProgress) End(v *build.Vertex, o build.Outcome) {
 	p.active = slices.DeleteFunc(p.active, func(x *buildStep) bool { return x == s })
 	took := time.Since(s.began).Seconds()
 	switch {
-	case p.live:
-		p.erase()
+	case p.live != nil:
+		p.live.erase()
 		p.finished(s, o, took)
 		p.draw()
 	case p.quiet:
@@ -235,72 +198,39 @@ func (p *buildProgress) End(v *build.Vertex, o build.Outcome) {
 func (p *buildProgress) finished(s *buildStep, o build.Outcome, took float64) {
 	switch o {
 	case build.Cached:
-		fmt.Fprintln(p.out, p.fit(" => CACHED "+printableLine(s.v.Name), ""))
+		fmt.Fprintln(p.out, p.live.fit(" => CACHED "+printableLine(s.v.Name), ""))
 	case build.Failed:
-		fmt.Fprintln(p.out, p.fit(" => ERROR "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", took)))
+		fmt.Fprintln(p.out, p.live.fit(" => ERROR "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", took)))
 		p.out.Write(s.all.Bytes())
 	default:
-		fmt.Fprintln(p.out, p.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", took)))
+		fmt.Fprintln(p.out, p.live.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", took)))
 		if strings.HasPrefix(s.v.Name, "exporting") {
 			for _, line := range s.recent {
-				fmt.Fprintln(p.out, p.fit(" => => "+line, ""))
+				fmt.Fprintln(p.out, p.live.fit(" => => "+line, ""))
 			}
 		}
 	}
 }
 
-// draw shows the steps that go on, as far as there is room: what has left the screen cannot be erased.
+// draw shows the steps that go on, as far as there is room.
 func (p *buildProgress) draw() {
-	if !p.live {
+	if p.live == nil {
 		return
 	}
-	p.erase()
+	p.live.measure()
 	var lines []string
 	for _, s := range p.active {
-		lines = append(lines, p.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", time.Since(s.began).Seconds())))
+		lines = append(lines, p.live.fit(" => "+printableLine(s.v.Name), fmt.Sprintf("%.1fs", time.Since(s.began).Seconds())))
 		for _, l := range s.layers {
 			if !l.state.final { // those that are there make room for those that come
-				lines = append(lines, p.fit(" => => "+l.line(p.width), ""))
+				lines = append(lines, p.live.fit(" => => "+layerLine(l.id, l.state, p.live.width-len(" => => ")), ""))
 			}
 		}
 		for _, line := range s.recent {
-			lines = append(lines, "\x1b[2m"+p.fit(" => => # "+line, "")+"\x1b[m")
+			lines = append(lines, "\x1b[2m"+p.live.fit(" => => # "+line, "")+"\x1b[m")
 		}
 	}
-	lines = lines[:min(len(lines), p.height-2)]
-	p.drawn = len(lines)
-	if len(lines) > 0 {
-		io.WriteString(p.out, strings.Join(lines, "\n")+"\n")
-	}
-}
-
-// erase takes away what was drawn.
-func (p *buildProgress) erase() {
-	if p.drawn > 0 {
-		fmt.Fprintf(p.out, "\x1b[%dA\x1b[J", p.drawn)
-	}
-	p.drawn = 0
-}
-
-// fit puts a time at the right end of the line, and shortens the text so that there is one line.
-func (p *buildProgress) fit(text, right string) string {
-	text = strings.ReplaceAll(text, "\t", "    ")
-	room := p.width - 1 - len(right)
-	if right != "" {
-		room--
-	}
-	if uniseg.StringWidth(text) > room {
-		var b strings.Builder
-		width := 1
-		for g := uniseg.NewGraphemes(text); g.Next() && width+g.Width() <= room; width += g.Width() {
-			b.WriteString(g.Str())
-		}
-		text = b.String() + "…"
-	}
-	if right == "" {
-		return text
-	}
-	return text + strings.Repeat(" ", max(1, p.width-1-uniseg.StringWidth(text)-len(right))) + right
+	p.live.draw(lines)
 }
 
 // printableLine keeps control characters, which a program may use to draw, from the terminal.

@@ -17,14 +17,14 @@ func TestBuildLayerLine(t *testing.T) {
 			{text: "Pulling fs layer", moving: true, current: 5},
 		} {
 			l.state = s
-			p := &buildProgress{width: width}
-			if line := p.fit(" => => "+l.line(width), ""); uniseg.StringWidth(line) > width-1 || strings.Contains(line, "\n") {
+			p := &liveLines{width: width}
+			if line := p.fit(" => => "+layerLine(l.id, l.state, width-7), ""); uniseg.StringWidth(line) > width-1 || strings.Contains(line, "\n") {
 				t.Errorf("%d columns: %q", width, line)
 			}
 		}
 	}
 	l.state = layerState{text: "Pulling fs layer", moving: true, current: 4_500_000, total: 9_000_000}
-	if got, want := l.line(80), "5eee4c748c83: Downloading [=============>            ] 4.5MB/9MB"; got != want {
+	if got, want := layerLine(l.id, l.state, 73), "5eee4c748c83: Downloading [=============>            ] 4.5MB/9MB"; got != want {
 		t.Errorf("%q; want %q", got, want)
 	}
 }

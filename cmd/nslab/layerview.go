@@ -4,22 +4,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
 	"github.com/nslab/nslab/cmd/nslab/format"
 )
 
-// layerView shows what happens to the layers of an image: with a bar for each on a terminal, and else with a line for each
-// thing that happens.
+// layerView shows what happens to the layers of an image: with a line for each on a terminal, which changes, and else with a line
+// for each thing that happens.
 type layerView struct {
 	w      io.Writer
+	live   *liveLines // nil: no terminal
 	mu     sync.Mutex
-	bars   *mpb.Progress // nil: no terminal
-	layers map[int]*layerBar
+	layers []*viewedLayer // in the order in which they are heard of, but for those that have scrolled up
+	known  map[int]*viewedLayer
 }
 
 // layerState is where a layer is.
@@ -30,17 +31,16 @@ type layerState struct {
 	current, total int64
 }
 
-type layerBar struct {
+type viewedLayer struct {
 	id    string
-	bar   *mpb.Bar
-	mu    sync.Mutex
 	state layerState
 }
 
 func newLayerView(w io.Writer) *layerView {
-	v := &layerView{w: w, layers: map[int]*layerBar{}}
+	v := &layerView{w: w, known: map[int]*viewedLayer{}}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
-		v.bars = mpb.New(mpb.WithOutput(f))
+		v.live = newLiveLines(f)
+		v.live.every(v.draw)
 	}
 	return v
 }
@@ -49,22 +49,16 @@ func newLayerView(w io.Writer) *layerView {
 func (v *layerView) set(n int, id string, s layerState) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	l := v.layers[n]
+	l := v.known[n]
 	if l == nil {
-		l = &layerBar{id: id}
-		v.layers[n] = l
-		if v.bars != nil {
-			l.addBar(v.bars)
-		}
+		l = &viewedLayer{id: id}
+		v.known[n] = l
+		v.layers = append(v.layers, l)
 	}
-	l.mu.Lock()
 	news := l.state.text != s.text
 	l.state = s
-	l.mu.Unlock()
 	switch {
-	case l.bar != nil:
-		l.bar.SetTotal(s.total, s.final)
-		l.bar.SetCurrent(s.current)
+	case v.live != nil: // the next time that it is drawn
 	case news && s.text != "Waiting": // which is of interest only as long as it lasts
 		fmt.Fprintf(v.w, "%s: %s\n", id, s.begun())
 	}
@@ -78,36 +72,43 @@ func (s layerState) begun() string {
 	return s.text
 }
 
-// addBar puts a line on the terminal.
-func (l *layerBar) addBar(p *mpb.Progress) {
-	style := mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]").Build()
-	get := func() layerState {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.state
+// draw shows where the layers are. If there are more of them than lines, those that are done scroll up.
+func (v *layerView) draw() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.live.measure()
+	if len(v.layers) > v.live.room() {
+		var done []*viewedLayer
+		v.layers = slices.DeleteFunc(v.layers, func(l *viewedLayer) bool {
+			if l.state.final {
+				done = append(done, l)
+			}
+			return l.state.final
+		})
+		v.live.leave(v.lines(done))
 	}
-	fill := mpb.BarFillerFunc(func(w io.Writer, s decor.Statistics) error {
-		if !get().moving {
-			return nil
-		}
-		return style.Fill(w, s)
-	})
-	// A total of nothing: the end of a bar is when we say so, and not when all bytes are there.
-	l.bar, _ = p.Add(0, fill, mpb.BarWidth(40), // which only fails after Wait
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string {
-			s := get()
-			if s.moving {
-				return fmt.Sprintf("%s: %-13s", l.id, movingText(s.text))
-			}
-			return l.id + ": " + s.text
-		})),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
-			if s := get(); s.moving {
-				return format.Size(s.current) + "/" + format.Size(s.total)
-			}
-			return ""
-		})),
-	)
+	v.live.draw(v.lines(v.layers))
+}
+
+func (v *layerView) lines(layers []*viewedLayer) (lines []string) {
+	for _, l := range layers {
+		lines = append(lines, v.live.fit(layerLine(l.id, l.state, v.live.width-1), ""))
+	}
+	return lines
+}
+
+// layerLine says where a layer is, with a bar if there is room.
+func layerLine(id string, s layerState, width int) string {
+	if !s.moving || s.total <= 0 {
+		return id + ": " + s.text
+	}
+	head, tail := id+": "+movingText(s.text)+" ", " "+format.Size(s.current)+"/"+format.Size(s.total)
+	room := min(40, width-len(head)-len("1023.5MB/1023.5MB")-2)
+	if room < 10 {
+		return head + tail[1:]
+	}
+	full := int(min(s.current, s.total) * int64(room-2) / s.total)
+	return head + "[" + strings.Repeat("=", full) + ">"[:min(1, room-2-full)] + strings.Repeat(" ", max(0, room-3-full)) + "]" + tail
 }
 
 // movingText is what a terminal says while bytes move.
@@ -120,13 +121,12 @@ func movingText(text string) string {
 
 // close leaves what is on the terminal as it is.
 func (v *layerView) close() {
-	if v.bars == nil {
+	if v.live == nil {
 		return
 	}
+	v.live.end()
 	v.mu.Lock()
-	for _, l := range v.layers {
-		l.bar.Abort(false) // does nothing to one that is complete
-	}
-	v.mu.Unlock()
-	v.bars.Wait()
+	defer v.mu.Unlock()
+	v.live.measure()
+	v.live.leave(v.lines(v.layers))
 }
