@@ -123,7 +123,12 @@ func upperOptions(l Layers) []string {
 // mount" in Documentation/filesystems/overlayfs.rst.
 func Forgive(work string) error {
 	mark := filepath.Join(work, "work", "incompat")
-	if _, err := os.Lstat(mark); errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Lstat(mark)
+	if errors.Is(err, fs.ErrPermission) { // the kernel lets nobody in but root, while nothing is mounted, either
+		os.Chmod(filepath.Dir(mark), 0o700)
+		_, err = os.Lstat(mark)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil // which RemoveAll does not know where the file system is read-only
 	}
 	if err := os.RemoveAll(mark); err != nil {
