@@ -13,9 +13,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/image"
 	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	container "github.com/nslab/nslab/labs/12-container"
 )
 
 // Record is what container.json says: what was asked for, as far as it was decided when the container was made.
@@ -53,13 +55,18 @@ type Container struct {
 	Record
 	State State
 
+	seen *container.State // the runtime's own record, when it was looked at; nil where it did not run
+
 	engine      *Engine
 	lock        *os.File  // held by commands that change it
 	monitor     *launched // while it is being started
 	specWritten func()    // waits until the spec is on disk, or sees to it that it will not be any more; may be nil
 	ending      *ending   // of an --rm container: see [Attachment]
 
-	outlined *specs.Spec // likewise: what the monitor was told first
+	image *image.Image // while it is being made
+	lower []string     // the folders of the image's layers, as soon as they are known
+
+	outlined *specs.Spec // while it is being started: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share
 
 	inherited []volumes.Mount // while it is being made: what --volumes-from has found

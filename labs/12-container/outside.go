@@ -117,7 +117,7 @@ func firstSteps() []setns.Call {
 		{Trap: unix.SYS_FSCONFIG, Args: [6]uintptr{procContext, unix.FSCONFIG_CMD_CREATE}, Op: "fsconfig proc",
 			Text: fmt.Sprintf("fsconfig(%d, FSCONFIG_CMD_CREATE)", procContext)},
 		{Trap: unix.SYS_FSMOUNT, Args: [6]uintptr{procContext, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC},
-			Op: "fsmount proc",
+			Op:   "fsmount proc",
 			Text: fmt.Sprintf("fsmount(%d, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC) = %d", procContext, procMount)},
 		setns.Send(procMount),
 		forget(),
