@@ -166,6 +166,12 @@ func TestRefused(t *testing.T) {
 			c.User = "root"
 		}, "no regular file", KindSetUp},
 		{"program", func(_ *testing.T, c *Config) { c.Spec.Process.Args = []string{"no-such-program"} }, "executable file not found in $PATH", KindMissing},
+		{"program that is nowhere looked for", func(_ *testing.T, c *Config) {
+			c.Spec.Process.Args, c.Spec.Process.Env = []string{"sh"}, []string{"PATH=.:bin"}
+		}, "executable file not found in $PATH", KindMissing},
+		{"program with a long name", func(_ *testing.T, c *Config) {
+			c.Spec.Process.Args = []string{strings.Repeat("x", 300)}
+		}, "executable file not found in $PATH", KindMissing},
 		{"program by path", func(_ *testing.T, c *Config) { c.Spec.Process.Args = []string{"/no/such"} }, "no such file", KindMissing},
 		{"program is a folder", func(_ *testing.T, c *Config) { c.Spec.Process.Args = []string{"/dev"} }, "is a directory", KindProgram},
 		{"cwd is a file", func(_ *testing.T, c *Config) { c.Spec.Process.Cwd = "/dev/null" }, "not a directory", KindCwd},
@@ -175,8 +181,9 @@ func TestRefused(t *testing.T) {
 		}, "uts namespace", ""},
 		{"no mount namespace", func(_ *testing.T, c *Config) { c.Spec.Linux.Namespaces = c.Spec.Linux.Namespaces[1:] }, "would be the host's", ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		refused := func(t *testing.T, hooks *specs.Hooks) {
 			cfg := newConfig(t, newSpec(t, "true"))
+			cfg.Spec.Hooks = hooks
 			c.spoil(t, &cfg)
 			before := whatIsThere(t, &cfg)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -195,6 +202,11 @@ func TestRefused(t *testing.T) {
 			if after := whatIsThere(t, &cfg); after != before {
 				t.Errorf("left behind: %s; before: %s", after, before)
 			}
+		}
+		t.Run(c.name, func(t *testing.T) { refused(t, nil) })
+		// With a hook, the init is nslab.
+		t.Run(c.name+", nslab as the init", func(t *testing.T) {
+			refused(t, &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Args: []string{"true"}}}})
 		})
 	}
 }

@@ -237,7 +237,11 @@ func execError(p *specs.Process, err error) error {
 	}
 	switch refused.Op {
 	case "execve":
-		return AsInitError(programError(p.Args[0], refused.Err, !strings.Contains(p.Args[0], "/")))
+		searched := !strings.Contains(p.Args[0], "/")
+		if searched && errors.Is(err, unix.ENAMETOOLONG) {
+			refused.Err = unix.ENOENT
+		}
+		return AsInitError(programError(p.Args[0], refused.Err, searched))
 	case "chdir", "getcwd":
 		return AsInitError(&kindError{KindCwd, fmt.Errorf("chdir to cwd (%q): %w", p.Cwd, refused.Err)})
 	case "setgroups", "setresgid", "setresuid":

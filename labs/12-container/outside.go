@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -288,6 +289,9 @@ func (c *Container) startOutside(ctx context.Context) error {
 		Path:       p.Args[0], Places: places(p.Args[0], env), Args: p.Args, Env: env, Streams: i.program,
 	}
 	defer closeAll(append(i.own, i.root, i.tty)...)
+	if len(s.Places) == 0 {
+		return AsInitError(programError(p.Args[0], unix.ENOENT, !strings.Contains(p.Args[0], "/")))
+	}
 	own, err := rights(&s, ExecConfig{Process: p, Filter: i.Config.Filter, TimerSlack: i.Config.TimerSlack}, i.id)
 	if err != nil {
 		return err
