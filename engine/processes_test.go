@@ -22,6 +22,12 @@ func TestReadProcess(t *testing.T) {
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	boot := bootTime(t)
+	// Start returns when execve(2) closes the descriptors that are to be closed, which is before the new arguments can be read.
+	for {
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid)); err != nil || len(text) > 0 {
+			break
+		}
+	}
 	p, err := readProcess(cmd.Process.Pid, boot)
 	if err != nil {
 		t.Fatal(err)
