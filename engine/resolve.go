@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -34,11 +33,8 @@ var errOwnResolver = errors.New("its /etc/resolv.conf was changed")
 
 // forgetResolver removes what an earlier run has left of it.
 func (c *Container) forgetResolver() error {
-	dir := c.path(resolveFolder)
-	for _, name := range []string{filepath.Join(dir, "resolv.conf"), dir} {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove %s: %w", name, jsonfile.Cause(err))
-		}
+	if err := removeAll(c.path(resolveFolder)); err != nil {
+		return fmt.Errorf("remove %s: %w", c.path(resolveFolder), jsonfile.Cause(err))
 	}
 	return nil
 }
