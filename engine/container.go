@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nslab/nslab/image"
 	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
@@ -59,7 +60,10 @@ type Container struct {
 	specWritten func()    // waits until the spec is on disk, or sees to it that it will not be any more; may be nil
 	ending      *ending   // of an --rm container: see [Attachment]
 
-	outlined *specs.Spec // likewise: what the monitor was told first
+	image *image.Image // while it is being made
+	lower []string     // the folders of the image's layers, as soon as they are known
+
+	outlined *specs.Spec // while it is being started: what the monitor was told first
 	donor    *Container  // while it is being made: whose network it is going to share
 
 	inherited []volumes.Mount // while it is being made: what --volumes-from has found

@@ -19,6 +19,7 @@ import (
 	volumes "github.com/nslab/nslab/labs/07-volumes"
 	security "github.com/nslab/nslab/labs/10-security"
 
+	"github.com/nslab/nslab/engine/network"
 	"github.com/nslab/nslab/image"
 	"github.com/nslab/nslab/jsonfile"
 )
@@ -37,18 +38,20 @@ type CreateOptions struct {
 // Create makes a container that can be started. All or nothing: what the user asked for is checked before anything is made,
 // and a failure takes away what was made until then. The container is locked for the caller, who closes it.
 func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err error) {
-	img, err := e.images.Resolve(o.Config.Image)
-	if err != nil {
-		return nil, err
+	c = &Container{engine: e, Record: Record{Created: time.Now().UTC(), Config: o.Config, HostConfig: o.HostConfig, Name: o.Name}}
+	// Its init needs nothing of the image in order to start up. Only those that would take something which others might want, an
+	// address or a port, wait until it is certain that the image is there.
+	early := o.Run != nil && (o.HostConfig.NetworkMode == network.None || o.HostConfig.NetworkMode == network.Host)
+	if !early {
+		o.Run.begun()
+		if err := c.findImage(); err != nil {
+			return nil, err
+		}
 	}
-	c = &Container{engine: e, Record: Record{
-		Created: time.Now().UTC(), Config: o.Config, HostConfig: o.HostConfig, Image: img.ID, Name: o.Name,
-		Platform: img.Config.OS,
-	}}
 	if c.ID, err = newID(); err != nil {
 		return nil, err
 	}
-	if err := c.check(img); err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	if err := c.findInherited(ctx); err != nil {
@@ -60,8 +63,10 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	if err := c.findNames(ctx); err != nil {
 		return nil, err
 	}
-	if err := e.reapAll(ctx); err != nil {
-		return nil, err
+	if !early {
+		if err := e.reapAll(ctx); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -76,11 +81,20 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 		if err := c.launch(ctx, *o.Run); err != nil {
 			return c, err
 		}
+		o.Run.begun()
+	}
+	if early {
+		if err := c.findImage(); err != nil {
+			return c, err
+		}
+		if err := e.reapAll(ctx); err != nil {
+			return c, err
+		}
 	}
 	// The folder comes before all else: while there is one without a record whose lock is free, its maker was killed, and
 	// the next command takes back what has the container's id on it. The record comes last.
 	for _, make := range []func(context.Context) error{
-		c.makeFolders, c.takeName, c.useImage(img), c.makeVolumes(img), c.writeInitLayer,
+		c.makeFolders, c.takeName, c.useImage, c.makeVolumes, c.writeInitLayer,
 	} {
 		if err := make(ctx); err != nil {
 			return c, err
@@ -90,15 +104,13 @@ func (e *Engine) Create(ctx context.Context, o CreateOptions) (c *Container, err
 	return c, c.save()
 }
 
-// check completes what was asked for, and refuses what cannot be, before anything is made.
-func (c *Container) check(img *image.Image) error {
-	h := &c.HostConfig
-	if c.Name != "" {
-		if err := CheckName(c.Name); err != nil {
-			return err
-		}
+// findImage finds the image, and completes with it what was asked for.
+func (c *Container) findImage() (err error) {
+	if c.image, err = c.engine.images.Resolve(c.Config.Image); err != nil {
+		return err
 	}
-	if err := c.Config.complete(img.Config.Config); err != nil {
+	c.Image, c.Platform = c.image.ID, c.image.Config.OS
+	if err := c.Config.complete(c.image.Config.Config); err != nil {
 		return err
 	}
 	argv := c.Config.argv()
@@ -106,7 +118,21 @@ func (c *Container) check(img *image.Image) error {
 	if _, err := c.Config.stopSignal(); err != nil {
 		return err
 	}
-	for what, text := range map[string]string{"hostname": c.Config.Hostname, "domain name": c.Config.Domainname, "user": c.Config.User} {
+	if err := checkText("user", c.Config.User); err != nil {
+		return err
+	}
+	return checkPlatform(c.HostConfig.Platform, c.image)
+}
+
+// check completes what was asked for, as far as the image has nothing to do with it, and refuses what cannot be.
+func (c *Container) check() error {
+	h := &c.HostConfig
+	if c.Name != "" {
+		if err := CheckName(c.Name); err != nil {
+			return err
+		}
+	}
+	for what, text := range map[string]string{"hostname": c.Config.Hostname, "domain name": c.Config.Domainname} {
 		if err := checkText(what, text); err != nil {
 			return err
 		}
@@ -115,9 +141,6 @@ func (c *Container) check(img *image.Image) error {
 	c.Driver = unionfs.Driver(h.Driver)
 	if !slices.Contains([]unionfs.Driver{unionfs.Overlay, unionfs.Aufs, unionfs.AufsFUSE}, c.Driver) {
 		return &InputError{What: "driver", Value: h.Driver, Err: unionfs.ErrUnknownDriver}
-	}
-	if err := checkPlatform(h.Platform, img); err != nil {
-		return err
 	}
 	if err := h.check(); err != nil {
 		return err
@@ -245,48 +268,51 @@ func (c *Container) takeName(context.Context) (err error) {
 	return c.engine.claim(c.Name, c.ID)
 }
 
-func (c *Container) useImage(img *image.Image) func(context.Context) error {
-	return func(context.Context) error { return c.engine.images.Use(img.ID, c.ID) }
+// useImage notes that the container needs the image, and finds its layers: from now on they stay.
+func (c *Container) useImage(ctx context.Context) (err error) {
+	if err := c.engine.images.Use(c.Image, c.ID); err != nil {
+		return err
+	}
+	c.lower, err = c.engine.images.Layers(ctx, c.image, c.Driver)
+	return err
 }
 
 // makeVolumes makes the volumes that are asked for, by the user or by the image, and fills new ones with the image's files.
-func (c *Container) makeVolumes(img *image.Image) func(context.Context) error {
-	return func(ctx context.Context) error {
-		list := c.mountsWithInherited()
-		for _, target := range slices.Sorted(maps.Keys(c.Config.Volumes)) { // the user's and the image's, without a name
-			taken := func(m volumes.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }
-			if _, tmpfs := c.HostConfig.Tmpfs[target]; !slices.ContainsFunc(list, taken) && !tmpfs {
-				list = append(list, volumes.Mount{Type: volumes.TypeVolume, Target: target})
-			}
+func (c *Container) makeVolumes(ctx context.Context) error {
+	list := c.mountsWithInherited()
+	for _, target := range slices.Sorted(maps.Keys(c.Config.Volumes)) { // the user's and the image's, without a name
+		taken := func(m volumes.Mount) bool { return path.Clean(m.Target) == path.Clean(target) }
+		if _, tmpfs := c.HostConfig.Tmpfs[target]; !slices.ContainsFunc(list, taken) && !tmpfs {
+			list = append(list, volumes.Mount{Type: volumes.TypeVolume, Target: target})
 		}
-		var fill []volumes.Mount
-		for _, m := range list {
-			p := MountPoint{
-				Type: m.Type, Source: m.Source, Destination: path.Clean(m.Target), RW: !m.ReadOnly, Propagation: m.Propagation, Mode: mountMode(m),
-			}
-			switch m.Type {
-			case volumes.TypeBind:
-				if p.Propagation == "" {
-					p.Propagation = "rprivate"
-				}
-				if err := errors.Join(makeBindSource(m), checkPropagation(m)); err != nil {
-					return err
-				}
-			case volumes.TypeVolume:
-				v, err := c.makeVolume(m)
-				if err != nil {
-					return err
-				}
-				p.Name, p.Source, p.Driver, p.Anonymous = v.Name, v.Mountpoint(), "local", v.Anonymous
-				if !m.NoCopy {
-					m.Source = v.Name
-					fill = append(fill, m)
-				}
-			}
-			c.Mounts = append(c.Mounts, p)
-		}
-		return c.fillVolumes(ctx, img, fill)
 	}
+	var fill []volumes.Mount
+	for _, m := range list {
+		p := MountPoint{
+			Type: m.Type, Source: m.Source, Destination: path.Clean(m.Target), RW: !m.ReadOnly, Propagation: m.Propagation, Mode: mountMode(m),
+		}
+		switch m.Type {
+		case volumes.TypeBind:
+			if p.Propagation == "" {
+				p.Propagation = "rprivate"
+			}
+			if err := errors.Join(makeBindSource(m), checkPropagation(m)); err != nil {
+				return err
+			}
+		case volumes.TypeVolume:
+			v, err := c.makeVolume(m)
+			if err != nil {
+				return err
+			}
+			p.Name, p.Source, p.Driver, p.Anonymous = v.Name, v.Mountpoint(), "local", v.Anonymous
+			if !m.NoCopy {
+				m.Source = v.Name
+				fill = append(fill, m)
+			}
+		}
+		c.Mounts = append(c.Mounts, p)
+	}
+	return c.fillVolumes(ctx, fill)
 }
 
 func mountMode(m volumes.Mount) string {
@@ -345,7 +371,7 @@ func checkPropagation(m volumes.Mount) error {
 }
 
 // fillVolumes gives volumes that are empty what the image has in their place.
-func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []volumes.Mount) error {
+func (c *Container) fillVolumes(ctx context.Context, list []volumes.Mount) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -371,7 +397,7 @@ func (c *Container) fillVolumes(ctx context.Context, img *image.Image, list []vo
 	if len(empty) == 0 {
 		return nil
 	}
-	lower, err := c.engine.images.Layers(ctx, img, unionfs.Overlay)
+	lower, err := c.engine.images.Layers(ctx, c.image, unionfs.Overlay)
 	if err != nil {
 		return err
 	}

@@ -13,9 +13,12 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nslab/nslab/engine/network"
 	"github.com/nslab/nslab/jsonfile"
 	rootfs "github.com/nslab/nslab/labs/04-rootfs"
+	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 )
 
 // The init layer: what no image can know, since it belongs to this container. /etc/hosts, hostname and resolv.conf lie between
@@ -51,8 +54,8 @@ func (c *Container) findNames(ctx context.Context) error {
 	return nil
 }
 
-// writeInitLayer writes it, and makes the folders on which the kernel's file systems are mounted, so that they need not be
-// made in the container's own layer.
+// writeInitLayer writes it, and makes the folders on which the kernel's file systems are mounted where the image lacks them, so that
+// they need not be made in the container's own layer.
 func (c *Container) writeInitLayer(ctx context.Context) error {
 	layer := c.path(initLayer)
 	tree, err := rootfs.OpenTree(ctx, layer)
@@ -61,6 +64,9 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	}
 	defer tree.Close()
 	for _, d := range []string{"dev", "proc", "sys"} {
+		if c.hasFolder(d) {
+			continue
+		}
 		if err := os.Mkdir(filepath.Join(layer, d), 0o755); err != nil {
 			return fmt.Errorf("make the init layer: %w", err)
 		}
@@ -89,6 +95,20 @@ func (c *Container) writeInitLayer(ctx context.Context) error {
 	}
 	c.named = c.connection != nil
 	return c.copyResolver(layer, etc)
+}
+
+// hasFolder tells whether the image has a folder directly below its root.
+func (c *Container) hasFolder(name string) bool {
+	for _, layer := range c.lower {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(layer, name), &st); err == nil {
+			return st.Mode&unix.S_IFMT == unix.S_IFDIR
+		}
+		if c.Driver != unionfs.Overlay && unix.Lstat(filepath.Join(layer, ".wh."+name), &st) == nil {
+			return false
+		}
+	}
+	return false
 }
 
 // nameHosts brings the files up to date that say under which addresses the container is known: it may have got others than it

@@ -21,6 +21,13 @@ import (
 type StartOptions struct {
 	Attach *stream.Client // hand the caller a connection to its output and input, from the first byte on
 	Warn   func(string)
+	Begun  func() // what can wait until then is to be done now: there is something that would have to be undone
+}
+
+func (o *StartOptions) begun() {
+	if o != nil && o.Begun != nil {
+		o.Begun()
+	}
 }
 
 // Start runs a container that the caller has locked. It returns when the program runs, or when it is certain that it does
@@ -105,16 +112,11 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 	if err != nil {
 		return nil, nil, err
 	}
-	img, err := c.engine.images.Held(c.Image, c.ID)
-	if err != nil {
-		return nil, nil, err
-	}
-	lower, err := c.engine.images.Layers(ctx, img, c.Driver)
-	if err != nil {
+	if err := c.findLayers(ctx); err != nil {
 		return nil, nil, err
 	}
 	// Of a container that is removed at its end nothing is to outlive that, let alone the machine.
-	layers := c.layers(lower)
+	layers := c.layers(c.lower)
 	layers.Volatile = c.HostConfig.AutoRemove
 	log, err := logs.ParseOptions(c.HostConfig.LogConfig.Type, c.HostConfig.LogConfig.Config)
 	if err != nil {
@@ -145,6 +147,19 @@ func (c *Container) job(ctx context.Context) (job *monitor.Job, write func() err
 		whole.Linux = &linux
 		return jsonfile.Replace(c.path("config.json"), &whole, false)
 	}, nil
+}
+
+// findLayers finds the image's layers, unless the container was made just now.
+func (c *Container) findLayers(ctx context.Context) error {
+	if c.lower != nil {
+		return nil
+	}
+	img, err := c.engine.images.Held(c.Image, c.ID)
+	if err != nil {
+		return err
+	}
+	c.lower, err = c.engine.images.Layers(ctx, img, c.Driver)
+	return err
 }
 
 // layers are the container's: its own on top, then what the runtime has written for it, then the image's.

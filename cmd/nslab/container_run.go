@@ -64,13 +64,16 @@ func runContainer(g *globals, r *request) (err error) {
 	if err := checkTTY(r.Config.OpenStdin && !r.Detach, r.Config.Tty); err != nil {
 		return err
 	}
-	ctx, stop := interruptible()
+	ctx, catch, stop := interruptibleLater()
 	defer stop()
 	ctx, explained := explaining(ctx, r.Explain)
 	if r.Config.Tty {
 		r.Host.ConsoleSize = windowSize()
 	}
-	o := engine.StartOptions{Warn: warn}
+	o := engine.StartOptions{Warn: warn, Begun: catch}
+	if r.Host.ContainerIDFile != "" || r.Host.Pull == "always" {
+		catch()
+	}
 	if !r.Detach {
 		o.Attach = &stream.Client{Stdin: r.Config.AttachStdin, Stdout: r.Config.AttachStdout, Stderr: r.Config.AttachStderr}
 	}
@@ -146,6 +149,9 @@ func createPulled(ctx context.Context, g *globals, e *engine.Engine, r *request,
 	}
 	if n, err := image.ParseName(r.Config.Image); err == nil && !r.Quiet {
 		fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", n)
+	}
+	if start != nil {
+		start.Begun()
 	}
 	if err := pull(); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 )
 
@@ -17,18 +18,28 @@ func (e signalError) Error() string { return fmt.Sprintf("interrupted by %s", e.
 // interruptible returns a context that ends with the first SIGINT, SIGTERM or SIGHUP, so that what is going on can undo
 // what it has done. From then on, and until stop, a write to a closed pipe is an error and no end, for the same reason.
 func interruptible() (ctx context.Context, stop func()) {
+	ctx, catch, stop := interruptibleLater()
+	catch()
+	return ctx, stop
+}
+
+// interruptibleLater is for who has nothing to undo yet: signals end nslab as any program until catch is called. To catch them is
+// not for nothing, since Go makes threads for it.
+func interruptibleLater() (ctx context.Context, catch, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, pipe := make(chan os.Signal, 1), make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	go func() {
-		select {
-		case s := <-signals:
-			cancel(signalError{s.(syscall.Signal)})
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
+	catch = sync.OnceFunc(func() {
+		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		signal.Notify(pipe, syscall.SIGPIPE)
+		go func() {
+			select {
+			case s := <-signals:
+				cancel(signalError{s.(syscall.Signal)})
+			case <-ctx.Done():
+			}
+		}()
+	})
+	return ctx, catch, func() {
 		signal.Stop(signals)
 		signal.Stop(pipe)
 		cancel(nil)
