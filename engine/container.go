@@ -17,6 +17,7 @@ import (
 	"github.com/nslab/nslab/jsonfile"
 	unionfs "github.com/nslab/nslab/labs/05-unionfs"
 	volumes "github.com/nslab/nslab/labs/07-volumes"
+	container "github.com/nslab/nslab/labs/12-container"
 )
 
 // Record is what container.json says: what was asked for, as far as it was decided when the container was made.
@@ -53,6 +54,8 @@ type MountPoint struct {
 type Container struct {
 	Record
 	State State
+
+	seen *container.State // the runtime's own record, when it was looked at; nil where it did not run
 
 	engine      *Engine
 	lock        *os.File  // held by commands that change it

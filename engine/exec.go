@@ -37,15 +37,11 @@ func (e *Engine) Exec(ctx context.Context, ref string, o ExecOptions) (*setns.Pr
 	if !c.State.Running || c.State.Paused {
 		return nil, nil, &StateError{Container: ref, Status: c.State.Status, Op: "exec in"}
 	}
-	s, err := c.runtime()
-	if err != nil {
-		return nil, nil, err
-	}
 	cfg, err := c.execConfig(o)
 	if err != nil {
 		return nil, nil, err
 	}
-	return s.Exec(ctx, cfg)
+	return c.seen.Exec(ctx, cfg)
 }
 
 // execConfig takes over from the container what the caller has not said.

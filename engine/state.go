@@ -54,6 +54,7 @@ func (c *Container) look() (stale bool, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
+	c.seen = s
 	c.State = State{Status: Created}
 	var exit monitor.Exit
 	exitErr := readJSON(c.path(monitor.ExitFile), &exit)
@@ -133,11 +134,10 @@ func (c *Container) answersTo(ref string) bool {
 
 // stale tells whether there is something to clean up after a run that nobody has ended properly.
 func (c *Container) stale() bool {
-	s, err := container.Load(c.RunDir())
-	if errors.Is(err, fs.ErrNotExist) {
+	if c.seen == nil {
 		return c.unfinished() && !c.monitored()
 	}
-	return err == nil && over(s) && !c.monitored()
+	return over(c.seen) && !c.monitored()
 }
 
 // over tells whether a run is, if it has no monitor: its init is gone, or about to go, since it dies with its monitor as long as
