@@ -29,8 +29,13 @@ import (
 // does that in the order of their paths): it is to start fast, and to stay small.
 func init() {
 	if os.Args[0] == Entry {
-		monitorMain()
-		os.Exit(0)
+		// Not on this goroutine: while packages are initialised it is tied to the first thread (runtime.main), so that whenever it
+		// waits for something, another thread has to take over, and to hand back later.
+		go func() {
+			monitorMain()
+			os.Exit(0)
+		}()
+		select {}
 	}
 }
 
