@@ -60,9 +60,10 @@ func (r *run) layer(ctx context.Context, key, shown string, write func(room stri
 	return nil
 }
 
-// layers are the state's, to be written to in a room.
+// union is the state's layers, to be written to in a room, once. Its files need not be on the disk: the store knows of which layers
+// that is certain.
 func (s *state) union(room string) unionfs.Layers {
-	return unionfs.Layers{Lower: s.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work")}
+	return unionfs.Layers{Lower: s.dirs, Upper: filepath.Join(room, "diff"), Work: filepath.Join(room, "work"), Volatile: true}
 }
 
 // writable mounts the state with a room on top for f.
