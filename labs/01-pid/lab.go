@@ -86,13 +86,13 @@ func ordinary(t *course.T) error {
 	if err := box.Signal(t.Context(), unix.SIGSTOP); err != nil {
 		return err
 	}
-	stopped := t.Await(time.Second, func() bool { return strings.HasPrefix(state(), "T") })
+	stopped := t.Await(soon, func() bool { return strings.HasPrefix(state(), "T") })
 	t.See("the host stops PID 1 of the box as it stops any process: State: %s", state())
 	t.Check(stopped, "T (stopped)", state(), "the host's signal has stopped it")
 	if err := box.Signal(t.Context(), unix.SIGCONT); err != nil {
 		return err
 	}
-	running := t.Await(time.Second, func() bool { return !strings.HasPrefix(state(), "T") })
+	running := t.Await(soon, func() bool { return !strings.HasPrefix(state(), "T") })
 	t.Check(running, "not T", state(), "and another one has let it go on")
 	return nil
 }
@@ -217,7 +217,7 @@ func pid1Dies(t *course.T) error {
 	if err := box.Signal(t.Context(), syscall.SIGKILL); err != nil {
 		return err
 	}
-	gone := t.Await(3*time.Second, func() bool {
+	gone := t.Await(soon, func() bool {
 		for _, pid := range members {
 			if evidence.Alive(pid) {
 				return false
@@ -241,7 +241,7 @@ func zombies(t *course.T) error {
 		return err
 	}
 	// PID 1 becomes a sleep that knows nothing of children; the subshell ends at once and leaves an orphan.
-	if err := become(t, box, "sh", "-c", "(sleep 0.5 &) ; exec sleep 1000"); err != nil {
+	if err := become(t, box, "sh", "-c", "(sleep 100 &) ; exec sleep 1000"); err != nil {
 		return err
 	}
 	orphan, err := awaitOrphan(t, box)
@@ -251,8 +251,11 @@ func zombies(t *course.T) error {
 	parent, _ := evidence.Status(orphan, "PPid")
 	t.See("process %s lost its parent; the kernel made PID 1 of the box its parent: PPid %s", strconv.Itoa(orphan), parent)
 	t.Equal(box.Pid(), parent, "the orphan is now a child of PID 1")
+	if err := unix.Kill(orphan, unix.SIGTERM); err != nil {
+		return err
+	}
 	state := func() string { s, _ := evidence.Status(orphan, "State"); return s }
-	zombie := t.Await(3*time.Second, func() bool { return strings.HasPrefix(state(), "Z") })
+	zombie := t.Await(soon, func() bool { return strings.HasPrefix(state(), "Z") })
 	t.See("it has ended, and is still in the process table: State: %s", state())
 	t.Check(zombie, "Z (zombie)", state(), "nobody has waited for it, so it stays as a zombie")
 	return nil
@@ -276,7 +279,7 @@ func signals(t *course.T) error {
 	if err := plain.Signal(t.Context(), syscall.SIGTERM); err != nil {
 		return err
 	}
-	died := t.Await(3*time.Second, func() bool { return !evidence.Alive(plain.Pid()) })
+	died := t.Await(soon, func() bool { return !evidence.Alive(plain.Pid()) })
 	t.See("sleep outside a PID namespace has no handler for SIGTERM: the default action kills it")
 	t.Check(died, "gone", aliveText(plain.Pid()), "an ordinary sleep dies of SIGTERM")
 
@@ -294,7 +297,7 @@ func signals(t *course.T) error {
 	if err := box.Signal(t.Context(), syscall.SIGKILL); err != nil {
 		return err
 	}
-	killed := t.Await(3*time.Second, func() bool { return !evidence.Alive(box.Pid()) })
+	killed := t.Await(soon, func() bool { return !evidence.Alive(box.Pid()) })
 	t.Check(killed, "gone", aliveText(box.Pid()), "SIGKILL from outside ends it")
 	return nil
 }
@@ -305,7 +308,7 @@ func initProcess(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	if err := box.Send("01-supervise", "sh", "-c", "(sleep 0.5 &) ; exec sleep 1000"); err != nil {
+	if err := box.Send("01-supervise", "sh", "-c", "(sleep 100 &) ; exec sleep 1000"); err != nil {
 		return err
 	}
 	orphan, err := awaitOrphan(t, box)
@@ -317,14 +320,17 @@ func initProcess(t *course.T) error {
 		return err
 	}
 	t.See("process %s, the init, is PID 1; the program has the number %s", strconv.Itoa(box.Pid()), program)
-	reaped := t.Await(3*time.Second, func() bool { return !evidence.Exists(orphan) })
+	if err := unix.Kill(orphan, unix.SIGTERM); err != nil {
+		return err
+	}
+	reaped := t.Await(soon, func() bool { return !evidence.Exists(orphan) })
 	t.See("the orphan, process %s, has ended: in the process table it is %s", strconv.Itoa(orphan), existsText(orphan))
 	t.Check(reaped, "no entry", existsText(orphan), "the init has waited for it: no zombie")
 
 	if err := box.Signal(t.Context(), syscall.SIGTERM); err != nil {
 		return err
 	}
-	t.Await(3*time.Second, func() bool { return box.State() != nil })
+	t.Await(soon, func() bool { return box.State() != nil })
 	status := "alive"
 	if s := box.State(); s != nil {
 		status = strconv.Itoa(s.ExitCode())

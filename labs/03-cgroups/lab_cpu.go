@@ -162,7 +162,7 @@ func weight(t *course.T) error {
 	}
 	// From when both run.
 	for _, g := range groups {
-		if !t.Await(3*time.Second, func() bool { s, err := g.Stats(); return err == nil && s.CPU.Usage > 20*time.Millisecond }) {
+		if !t.Await(soon, func() bool { s, err := g.Stats(); return err == nil && s.CPU.Usage > 20*time.Millisecond }) {
 			return fmt.Errorf("the loop in %s does not start", g.Path)
 		}
 	}

@@ -18,9 +18,12 @@ import (
 
 // The steps about the life of a group as a whole.
 
+// soon is how long the kernel may take for what it does in its own time: no machine is so slow.
+const soon = 30 * time.Second
+
 // awaitEnd waits for a process that is about to end, for a bounded time. How it ended is not its concern.
 func awaitEnd(t *course.T, wait func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(t.Untraced(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Untraced(), soon)
 	defer cancel()
 	_ = wait(ctx) // a process that was killed is an error to os/exec
 	return ctx.Err()
@@ -54,7 +57,7 @@ func freeze(t *course.T) error {
 	if err != nil {
 		return err
 	}
-	t.Check(t.Await(3*time.Second, func() bool { return runs(start) }), "growing", seconds(start.used), "the loop is running")
+	t.Check(t.Await(soon, func() bool { return runs(start) }), "growing", seconds(start.used), "the loop is running")
 
 	if err := g.Freeze(t.Context()); err != nil {
 		return err
@@ -81,7 +84,7 @@ func freeze(t *course.T) error {
 	if err := g.Thaw(t.Context()); err != nil {
 		return err
 	}
-	again := t.Await(3*time.Second, func() bool { return runs(still) })
+	again := t.Await(soon, func() bool { return runs(still) })
 	now, err := observe(box.Pid())
 	if err != nil {
 		return err

@@ -289,7 +289,7 @@ func accounting(t *course.T) error {
 	if err := box.Kill(t.Context()); err != nil {
 		return err
 	}
-	empty := t.Await(2*time.Second, func() bool { pids, err := g.Pids(); return err == nil && len(pids) == 0 })
+	empty := t.Await(soon, func() bool { pids, err := g.Pids(); return err == nil && len(pids) == 0 })
 	dead, err := g.Stats()
 	if err != nil {
 		return err

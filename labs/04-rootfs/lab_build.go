@@ -43,7 +43,7 @@ func build(t *course.T) error {
 	}
 	want := programs(plan)
 	var mapped []string
-	t.Await(3*time.Second, func() bool { mapped = mappedFiles(box, root); return slices.Equal(mapped, want) })
+	t.Await(30*time.Second, func() bool { mapped = mappedFiles(box, root); return slices.Equal(mapped, want) })
 	t.See("the cat that runs in there has mapped: %s", strings.Join(mapped, " "))
 	t.Equal(strings.Join(want, " "), strings.Join(mapped, " "),
 		"what it has mapped is what was found in the headers: nothing is missing, nothing is too much")

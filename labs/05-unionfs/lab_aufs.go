@@ -108,7 +108,7 @@ func killed(t *course.T) error {
 	}
 	// Gone, not only a zombie: its other threads may still hold the connection then, and a call that the kernel had
 	// handed over is answered with ECONNABORTED.
-	ended := t.Await(5*time.Second, func() bool { return !evidence.Exists(u.Server) })
+	ended := t.Await(30*time.Second, func() bool { return !evidence.Exists(u.Server) })
 	_, err = os.ReadDir(dir + "/C")
 	t.See("reading C now: %s", said(err))
 	t.Check(ended, "ended", "alive", "the server has ended")

@@ -16,7 +16,7 @@ import (
 )
 
 // awhile is how long a step waits for what the kernel does in the background.
-const awhile = 5 * time.Second
+const awhile = 30 * time.Second
 
 // joined: `--net container:ID`.
 func joined(t *course.T) error {
