@@ -161,14 +161,17 @@ func observe(pid int) (task, error) {
 	return o, nil
 }
 
-// second is a measurement: what a process and its group did in about a second.
+// second is a measurement: what a process and its group did in about a second. The group's files are read before and after the
+// process's, so its count is of a longer time, on a busy machine much longer.
 type second struct {
 	took, process, waited time.Duration
-	cpu                   CPUStats // of the group, the difference
+	around                time.Duration // from before the group's first count to after its last
+	cpu                   CPUStats      // of the group, the difference
 }
 
 func measure(t *course.T, pid int, g *Group, d time.Duration) (second, error) {
 	var m second
+	start := time.Now()
 	before, err := g.Stats()
 	if err != nil {
 		return m, err
@@ -190,6 +193,7 @@ func measure(t *course.T, pid int, g *Group, d time.Duration) (second, error) {
 	}
 	a, b := before.CPU, after.CPU
 	return second{
+		around: time.Since(start),
 		took: to.at.Sub(from.at), process: to.used - from.used, waited: to.waited - from.waited,
 		cpu: CPUStats{Usage: b.Usage - a.Usage, Periods: b.Periods - a.Periods, Throttled: b.Throttled - a.Throttled},
 	}, nil
