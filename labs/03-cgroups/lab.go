@@ -194,7 +194,7 @@ func measure(t *course.T, pid int, g *Group, d time.Duration) (second, error) {
 	a, b := before.CPU, after.CPU
 	return second{
 		around: time.Since(start),
-		took: to.at.Sub(from.at), process: to.used - from.used, waited: to.waited - from.waited,
+		took:   to.at.Sub(from.at), process: to.used - from.used, waited: to.waited - from.waited,
 		cpu: CPUStats{Usage: b.Usage - a.Usage, Periods: b.Periods - a.Periods, Throttled: b.Throttled - a.Throttled},
 	}, nil
 }
