@@ -59,12 +59,17 @@ func busy(t *course.T) error {
 
 // loop has a box loop, and returns when it does: on a busy machine it takes a while to hear of it.
 func loop(t *course.T, g *Group, box *pid.Box) error {
-	usage := func() time.Duration { s, _ := g.Stats(); return s.CPU.Usage }
-	before := usage()
+	before, err := g.Stats()
+	if err != nil {
+		return err
+	}
 	if err := box.Send("03-burn"); err != nil {
 		return err
 	}
-	if !t.Await(soon, func() bool { return usage() > before+40*time.Millisecond }) {
+	if !t.Await(soon, func() bool {
+		now, err := g.Stats()
+		return err == nil && now.CPU.Usage > before.CPU.Usage+40*time.Millisecond
+	}) {
 		return fmt.Errorf("the loop in %s does not start", g.Path)
 	}
 	return nil
