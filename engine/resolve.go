@@ -16,7 +16,6 @@ import (
 	"github.com/nslab/nslab/engine/stream"
 	"github.com/nslab/nslab/jsonfile"
 	mount "github.com/nslab/nslab/labs/02-mount"
-	setns "github.com/nslab/nslab/labs/06-setns"
 	stage "github.com/nslab/nslab/labs/09-network"
 )
 
@@ -117,20 +116,7 @@ func (c *Container) coverResolver(ctx context.Context, text []byte) error {
 		return err
 	}
 	defer tree.Close()
-	return setns.OnThread(func() error {
-		proc, err := c.holdInit()
-		if err != nil {
-			return err
-		}
-		defer proc.Close()
-		namespace, _, err := setns.OpenFile(ctx, mount.Through(proc)+"/ns/mnt")
-		if err != nil {
-			return err
-		}
-		defer namespace.Close()
-		if err := setns.Setns(ctx, namespace, unix.CLONE_NEWNS); err != nil {
-			return err
-		}
+	return c.amongMounts(ctx, func() error {
 		if err := mount.AttachAt(ctx, tree, at); err != nil {
 			return err
 		}

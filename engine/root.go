@@ -91,15 +91,9 @@ func (c *Container) holdInit() (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// openLayers opens the union of a container that runs, without what is mounted on it. The kernel would not mount its layers
-// a second time. But a thread that enters the container's mount namespace can copy one mount, which then stands for itself. An
-// ordinary user's thread cannot: he gets the root as it is.
-func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
-	if os.Geteuid() != 0 {
-		return c.openRoot(ctx)
-	}
-	var union *os.File
-	err := setns.OnThread(func() error {
+// amongMounts calls f on a thread that is in the mount namespace of the container.
+func (c *Container) amongMounts(ctx context.Context, f func() error) error {
+	return setns.OnThread(func() error {
 		proc, err := c.holdInit()
 		if err != nil {
 			return err
@@ -113,6 +107,19 @@ func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
 		if err := setns.Setns(ctx, namespace, unix.CLONE_NEWNS); err != nil {
 			return err
 		}
+		return f()
+	})
+}
+
+// openLayers opens the union of a container that runs, without what is mounted on it. The kernel would not mount its layers
+// a second time. But a thread that enters the container's mount namespace can copy one mount, which then stands for itself. An
+// ordinary user's thread cannot: he gets the root as it is.
+func (c *Container) openLayers(ctx context.Context) (*rootfs.Tree, error) {
+	if os.Geteuid() != 0 {
+		return c.openRoot(ctx)
+	}
+	var union *os.File
+	err := c.amongMounts(ctx, func() (err error) {
 		union, err = mount.Clone(ctx, "/", false) // setns has made the namespace's root ours
 		return err
 	})
