@@ -5,7 +5,10 @@
 // The stage only states the conditions; whoever shows the error prints them.
 package diagnosis
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
 // Condition is one thing the kernel requires for a call to succeed, and whether it held when it was probed.
 type Condition struct {
@@ -22,8 +25,14 @@ type Diagnoser interface {
 	Conditions() []Condition
 }
 
-// Of returns the conditions of the first error in err's tree that has any.
+// Of returns the conditions of the first error in err's tree that has any. Who has no descriptors or no memory left has no use for
+// them: nothing that the call requires is missing, and to look takes what there is not.
 func Of(err error) []Condition {
+	for _, spent := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, spent) {
+			return nil
+		}
+	}
 	var d Diagnoser
 	if errors.As(err, &d) {
 		return d.Conditions()
