@@ -117,7 +117,7 @@ func (c *Container) save() error {
 }
 
 func readJSON(name string, v any) error {
-	data, err := os.ReadFile(name)
+	data, err := jsonfile.Read(name)
 	if err != nil {
 		return err
 	}

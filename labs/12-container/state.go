@@ -74,7 +74,7 @@ func (s *State) save() error {
 
 // Load reads the state in a folder. The error is os.ErrNotExist where there is none.
 func Load(dir string) (*State, error) {
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	data, err := jsonfile.Read(filepath.Join(dir, stateFile))
 	if err != nil {
 		return nil, fmt.Errorf("12-container: load state: %w", err)
 	}
@@ -97,7 +97,7 @@ func removeState(dir string) error {
 
 // bootID is a number that the kernel draws at each boot.
 var bootID = sync.OnceValue(func() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	data, err := jsonfile.Read("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
@@ -111,7 +111,7 @@ func startTime(pid int) (uint64, error) {
 }
 
 func readStat(pid int) (state byte, start uint64, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	data, err := jsonfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, fmt.Errorf("12-container: look at process %d: %w", pid, err)
 	}
