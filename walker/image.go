@@ -31,6 +31,8 @@ const (
 )
 
 // walk is the program, and address is where it begins. They are in the walk_*.s of the architecture.
+//
+//lint:ignore U1000 nobody calls it: address knows where it is
 func walk()
 func address() uintptr
 
