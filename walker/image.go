@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nslab/nslab/diagnosis"
 )
 
 // What a walker's memory looks like. No address is below what a process may map (vm.mmap_min_addr), and all are multiples of
@@ -90,7 +93,21 @@ func Program() (*os.File, error) {
 const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
 // ErrForbidden is a kernel that executes nothing from memory.
-var ErrForbidden = errors.New("the sysctl vm.memfd_noexec forbids it")
+var ErrForbidden error = forbidden{}
+
+type forbidden struct{}
+
+func (forbidden) Error() string { return "the sysctl vm.memfd_noexec forbids it" }
+
+// Conditions has the remedy.
+func (forbidden) Conditions() []diagnosis.Condition {
+	value, err := os.ReadFile("/proc/sys/vm/memfd_noexec")
+	setting := strings.TrimSpace(string(value))
+	return []diagnosis.Condition{{
+		What: "what lies in memory may be executed", Detail: "vm.memfd_noexec = " + setting, OK: err == nil && setting != "2",
+		Remedy: "'sysctl vm.memfd_noexec=1' allows it to who asks for it, as nslab does",
+	}}
+}
 
 // aloneText has the length that walk.h gives.
 const aloneText = "nslab: what is executed here is a part of nslab that cannot do anything by itself, and no program of the image: /proc/self/exe?\n"
